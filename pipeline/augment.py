@@ -1,0 +1,28 @@
+"""augment: decode once, into clean arrays of every split and augmented views of train."""
+
+from pathlib import Path
+
+from transferline import config, errors, tracking
+from transferline.artifacts import ARRAYS, MANIFEST, REPORTS, read_arrays, read_manifest
+
+
+def main() -> None:
+    params = config.load("seed", "data", "model", "augment", "tracking")
+    rows, root, augment = read_manifest(), Path(params.data.root), params.augment
+    print(f"augment: {len(rows)} images, {augment.views} augmented views of each training image", flush=True)
+    with tracking.stage("augment", params, inputs=[MANIFEST, root]) as run:
+        from transferline.data import arrays, pictures
+        from transferline.model import backbones
+
+        size = params.model.input_size or backbones.input_size(params.model.backbone)
+        recipe = arrays.Recipe(size, params.model.resize, augment.views, augment.policy, params.seed)
+        written = arrays.write(rows, root, recipe, augment.workers)
+        names = [transform.name for transform in augment.policy if transform.enabled]
+        pictures.preview(read_arrays("train"), REPORTS / "augment" / "preview.png", names)
+        run.log_metrics({"images": len(rows), "bytes": written})
+        run.log_artifacts(REPORTS / "augment")
+    print(f"augment: {written / 1e6:.0f} MB at {size} px -> {ARRAYS}", flush=True)
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,36 @@
+"""prepare: decode every file, quarantine what is broken, find duplicates, split by group."""
+
+from pathlib import Path
+
+from transferline import config, errors, tracking
+from transferline.artifacts import MANIFEST, QUARANTINE, REPORTS, write_manifest
+
+
+def main() -> None:
+    params = config.load("seed", "data", "prepare", "tracking")
+    root = Path(params.data.root)
+    print(f"prepare: reading the images under {root}", flush=True)
+
+    from transferline.data import manifest, sources
+
+    layout = sources.scan(root)
+    with tracking.stage("prepare", params, inputs=[root]) as run:
+        prepared = manifest.build(layout, params.data.split, params.prepare, params.seed)
+
+        from transferline.data import reports
+
+        write_manifest(prepared.rows)
+        reports.write_csv(QUARANTINE, ["path", "reason"], prepared.quarantine)
+        reports.write_prepare(prepared, root, REPORTS / "prepare")
+        summary = prepared.summary()
+        run.log_metrics(summary)
+        run.log_artifacts(QUARANTINE, REPORTS / "prepare")
+    print(
+        f"prepare: {summary['images']} images of {summary['classes']} classes, {summary['quarantined']} quarantined, "
+        f"{summary['duplicate_groups']} groups of duplicates -> {MANIFEST}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,21 @@
+"""train: the new head on the frozen backbone."""
+
+from transferline import config, errors, tracking
+from transferline.artifacts import BEST, HEAD, TRAINING, read_arrays, read_best
+
+
+def main() -> None:
+    params = config.load("seed", "model", "train", "tracking")
+    print(f"train: the head on a frozen {params.model.backbone}", flush=True)
+    with tracking.stage("train", params, inputs=[*TRAINING, BEST]) as run:
+        from transferline.training.data import Splits
+        from transferline.training.stages import train_head
+
+        splits = Splits(read_arrays("train"), read_arrays("val"))
+        history = train_head(splits, params.model, params.train, best=read_best(), seed=params.seed, recorder=run)
+        run.log_artifacts(HEAD)
+    print(f"train: validation macro-F1 {history.best['val_macro_f1']:.4f} -> {HEAD}", flush=True)
+
+
+if __name__ == "__main__":
+    errors.run(main)

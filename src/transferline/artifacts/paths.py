@@ -1,0 +1,31 @@
+"""Where every file that passes between stages lies."""
+
+import os
+from pathlib import Path
+from typing import Literal, get_args
+
+SplitName = Literal["train", "val", "test"]
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+
+# Paths are relative to the root of the project, where DVC runs every stage.
+SAMPLE = Path("data/sample")
+MANIFEST = Path("data/prepared/manifest.parquet")
+QUARANTINE = Path("data/prepared/quarantine.csv")
+ARRAYS = Path("data/augmented")
+# What tune, train and finetune may see of the arrays: never the test split.
+TRAINING = (ARRAYS / "train", ARRAYS / "val", ARRAYS / "classes.json")
+BEST = Path("models/tune/best.json")
+HEAD = Path("models/head")
+FINETUNED = Path("models/finetuned")
+METRICS = Path("reports/evaluate/metrics.json")
+PREDICTIONS = Path("reports/evaluate/predictions.parquet")
+ONNX = Path("models/onnx/model.onnx")
+PARITY = Path("reports/export/parity.json")
+VERDICT = Path("reports/register/verdict.json")
+RUNS = Path("runs")
+REPORTS = Path("reports")
+
+
+def project_root() -> Path:
+    """The repository's root: DVC_ROOT in a queued experiment, which runs in a copy, else here."""
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()

@@ -1,0 +1,97 @@
+"""What passes between stages as small JSON files: the best of tuning, the model's card, the run's record."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from transferline.artifacts.files import AGAIN, read_json, write_json
+from transferline.artifacts.paths import BEST, RUNS
+from transferline.errors import UserError
+
+_Record = TypeVar("_Record")
+
+
+@dataclass(frozen=True)
+class Best:
+    """What tune found. The last three are null where they were not searched."""
+
+    lr: float
+    batch_size: int
+    freeze_depth: int
+    value: float | None  # of the objective; null where nothing was tried
+    study: str
+    run_id: str
+    weight_decay: float | None = None
+    dropout: float | None = None
+    label_smoothing: float | None = None
+
+
+def write_best(best: Best, path: Path = BEST) -> None:
+    write_json(path, asdict(best))
+
+
+def read_best(path: Path = BEST) -> Best:
+    """Raises UserError where a key is missing, unknown, of the wrong type or out of range."""
+    best = _read_record(path, Best)
+    right = {
+        "lr": isinstance(best.lr, int | float) and 0 < best.lr < math.inf,
+        "batch_size": isinstance(best.batch_size, int) and best.batch_size >= 1,
+        "freeze_depth": isinstance(best.freeze_depth, int) and best.freeze_depth >= 0,
+    }
+    for key, fits in right.items():
+        if not fits:
+            raise UserError(f"{path}: {key}: {getattr(best, key)!r} is out of range", AGAIN)
+    return best
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What is needed to build a classifier again, kept as model.json beside its weights."""
+
+    backbone: str
+    classes: list[str]
+    input_size: int
+    resize: Literal["squash", "crop", "pad"]
+    mean: list[float]  # of RGB in 0..1
+    std: list[float]
+    dropout: float
+
+
+def write_card(card: ModelCard, folder: Path) -> None:
+    write_json(folder / "model.json", asdict(card))
+
+
+def read_card(folder: Path) -> ModelCard:
+    """Raises UserError where the file is missing or does not describe a model."""
+    return _read_record(folder / "model.json", ModelCard)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Beside each stage's outputs: the MLflow run that wrote them, and what it read."""
+
+    stage: str
+    run_id: str
+    parent_id: str
+    inputs: dict[str, str]  # path -> sha256
+
+
+def write_run(record: RunRecord, root: Path = RUNS) -> None:
+    write_json(root / f"{record.stage}.json", asdict(record))
+
+
+def read_run(stage: str, root: Path = RUNS) -> RunRecord | None:
+    """None where the stage has not run here. Raises UserError where the file is broken."""
+    path = root / f"{stage}.json"
+    return _read_record(path, RunRecord) if path.exists() else None
+
+
+def _read_record(path: Path, kind: Callable[..., _Record]) -> _Record:
+    """A dataclass from its JSON file. Raises UserError where that is broken, or a key is missing or unknown."""
+    values = read_json(path)
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise UserError(f"{path} does not fit: {error}", AGAIN) from None

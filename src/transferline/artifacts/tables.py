@@ -1,0 +1,107 @@
+"""What passes between stages as tables and arrays: the manifest, the decoded images, the predictions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from transferline.artifacts.files import AGAIN, read_json, read_table, readable, write_table
+from transferline.artifacts.paths import ARRAYS, MANIFEST, PREDICTIONS, SplitName
+from transferline.errors import UserError
+
+
+class ManifestRow(NamedTuple):
+    """One usable image. `path` is relative to data.root, with forward slashes."""
+
+    path: str
+    label: str
+    split: SplitName
+    sha256: str
+    phash: str  # 16 hex digits
+    group: int  # images of one group are (near) duplicates and share a split
+    width: int  # in pixels, after EXIF orientation
+    height: int
+
+
+def write_manifest(rows: Sequence[ManifestRow], path: Path = MANIFEST) -> None:
+    write_table(path, {name: [getattr(row, name) for row in rows] for name in ManifestRow._fields})
+
+
+def read_manifest(path: Path = MANIFEST) -> list[ManifestRow]:
+    """Raises UserError where the file is missing, broken, or lacks a column."""
+    columns = read_table(path, ManifestRow._fields)
+    return [ManifestRow(*values) for values in zip(*(columns[name] for name in ManifestRow._fields), strict=True)]
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """One split, decoded: view 0 is the clean image, further views (train only) are augmented.
+
+    Attributes:
+        images: uint8 [N, V, H, W, 3], memory-mapped read-only, RGB.
+        labels: int64 [N], indices into `classes`.
+        paths: N paths as in the manifest.
+        classes: the one order of class names.
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    paths: list[str]
+    classes: list[str]
+
+
+def read_arrays(split: SplitName, root: Path = ARRAYS) -> Arrays:
+    """Raises UserError where a file is missing, broken, or the parts do not belong together."""
+    folder = root / split
+    with readable(folder / "images.npy"):
+        images = np.load(folder / "images.npy", mmap_mode="r")
+    with readable(folder / "labels.npy"):
+        labels = np.load(folder / "labels.npy")
+    paths = read_table(folder / "index.parquet", ["path"])["path"]
+    if not len(images) == len(labels) == len(paths):
+        raise UserError(f"{folder}: images, labels and index differ in length", AGAIN)
+    return Arrays(images, labels, paths, read_json(root / "classes.json"))
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """evaluate's verdict on the test split, after temperature scaling.
+
+    Attributes:
+        paths: N paths as in the manifest.
+        labels: N class names, the truth.
+        predicted: N class names.
+        probabilities: float32 [N, C], columns in the order of `classes`.
+        classes: C class names.
+    """
+
+    paths: list[str]
+    labels: list[str]
+    predicted: list[str]
+    probabilities: npt.NDArray[np.float32]
+    classes: list[str]
+
+
+_COLUMN = "p:"  # before a class name, so that a class called 'path' does no harm
+
+
+def write_predictions(predictions: Predictions, path: Path = PREDICTIONS) -> None:
+    columns: dict[str, Any] = {
+        "path": predictions.paths,
+        "label": predictions.labels,
+        "predicted": predictions.predicted,
+    }
+    for index, name in enumerate(predictions.classes):
+        columns[_COLUMN + name] = predictions.probabilities[:, index]
+    write_table(path, columns)
+
+
+def read_predictions(path: Path = PREDICTIONS) -> Predictions:
+    """Raises UserError where the file is missing or broken."""
+    columns = read_table(path, ["path", "label", "predicted"])
+    classes = [name.removeprefix(_COLUMN) for name in columns if name.startswith(_COLUMN)]
+    probabilities = np.array([columns[_COLUMN + name] for name in classes], dtype=np.float32).T
+    return Predictions(columns["path"], columns["label"], columns["predicted"], probabilities, classes)

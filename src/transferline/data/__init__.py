@@ -1,0 +1,1 @@
+"""Images to tensors: sources, manifest, split, transforms, arrays."""

@@ -1,0 +1,148 @@
+"""augment's work: the manifest's images, decoded once, as memory-mapped uint8 arrays."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from transferline.artifacts import ARRAYS, SPLITS, ManifestRow, write_json, write_table
+from transferline.data import images, transforms
+from transferline.data.folders import replaced
+from transferline.data.preprocess import Fit, Resize
+from transferline.errors import UserError
+from transferline.policy import Transform
+
+_CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that the bytes of the arrays depend on, besides the images.
+
+    Attributes:
+        size: side of the network's input in pixels.
+        fit: how an image becomes square.
+        views: augmented views of each training image, beside the clean one.
+        policy: transforms of the augmented views.
+        seed: of the line.
+    """
+
+    size: int
+    fit: Fit
+    views: int
+    policy: tuple[Transform, ...]
+    seed: int
+
+    def shape(self, rows: Sequence[ManifestRow]) -> tuple[int, int, int, int, int]:
+        """[N, V, H, W, 3] of the array of `rows`, which are all of one split."""
+        views = 1 + (self.views if rows[0].split == "train" else 0)
+        return len(rows), views, self.size, self.size, _CHANNELS
+
+
+def write(rows: Sequence[ManifestRow], root: Path, recipe: Recipe, workers: int | None, folder: Path = ARRAYS) -> int:
+    """Write the arrays of all splits into `folder`, replacing it as a whole; return their size in bytes.
+
+    The bytes are the same for any number of workers.
+
+    Args:
+        rows: of the manifest; every split has some.
+        root: data.root.
+        workers: processes that decode; 0 decodes in this one, None takes one per core.
+
+    Raises:
+        UserError: the disk is too small, or an image has changed since prepare.
+    """
+    parts = {split: [row for row in rows if row.split == split] for split in SPLITS}
+    needed = sum(int(np.prod(recipe.shape(part))) for part in parts.values())
+    with replaced(folder) as partial:
+        _require_space(partial, needed)
+        classes = sorted({row.label for row in rows})
+        write_json(partial / "classes.json", classes)
+        for split, part in parts.items():
+            _write_split(part, root, recipe, os.cpu_count() if workers is None else workers, partial / split)
+            labels = np.array([classes.index(row.label) for row in part], dtype=np.int64)
+            np.save(partial / split / "labels.npy", labels)
+            write_table(partial / split / "index.parquet", _index(part))
+    return needed
+
+
+def _index(rows: Sequence[ManifestRow]) -> dict[str, list[object]]:
+    return {
+        "row": list(range(len(rows))),
+        "path": [row.path for row in rows],
+        "label": [row.label for row in rows],
+        "group": [row.group for row in rows],
+    }
+
+
+def _write_split(rows: Sequence[ManifestRow], root: Path, recipe: Recipe, workers: int | None, folder: Path) -> None:
+    folder.mkdir()
+    array = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=recipe.shape(rows))
+    loader = DataLoader(_Views(rows, root, recipe), batch_size=None, num_workers=workers or 0)
+    with _one_thread():
+        for index, item in enumerate(track(loader, description=f"{folder.name:5}", total=len(rows))):
+            if isinstance(item, str):
+                raise UserError(item, "'dvc repro' prepares the images again; do not change them while it runs")
+            array[index] = item.numpy()
+    array.flush()
+
+
+class _Views(Dataset[Tensor | str]):
+    """Per row, uint8 [V, S, S, 3]; or what is wrong with its file.
+
+    An exception would reach the parent process as another one, with a traceback for a message.
+    """
+
+    def __init__(self, rows: Sequence[ManifestRow], root: Path, recipe: Recipe) -> None:
+        self.rows, self.root, self.recipe = rows, root, recipe
+        self.resize = Resize(recipe.size, recipe.fit)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        row = self.rows[index]
+        file = self.root / row.path
+        try:
+            data = images.read(file)
+            if hashlib.sha256(data).hexdigest() != row.sha256:
+                return f"{file} has changed since prepare"
+            pixels = images.decode(data)
+        except images.ImageError as reason:
+            return f"{file} has changed since prepare: {reason}"
+        seeds = [self._seed(row, view) for view in range(1, self.recipe.shape([row])[1])]
+        return transforms.views(pixels, self.resize, self.recipe.policy, seeds)
+
+    def _seed(self, row: ManifestRow, view: int) -> list[int]:
+        """Of the path, not of the content: copies that a user made of rare images get views of their own."""
+        path = int.from_bytes(hashlib.sha256(row.path.encode()).digest())
+        return [self.recipe.seed, path, view]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums over an image round differently with another number of threads; workers have one each."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"the arrays need {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free on the disk of {folder.parent}",
+            "lower augment.views or model.input_size, or free some space",
+        )

@@ -1,0 +1,131 @@
+"""Pictures of the data: samples of each class, how the classes are distributed, augmented views."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import TypeVar
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from transferline.artifacts import SPLITS, Arrays, ManifestRow, SplitName, atomic
+from transferline.data import images
+from transferline.data.images import Pixels
+
+Row = TypeVar("Row")
+
+_COLORS: dict[SplitName, str] = {"train": "#3b6fb6", "val": "#e8a33d", "test": "#5aa469"}
+_COLUMNS = 6  # pictures in a row
+_ROWS = 24  # rows at most: beyond, a picture is too tall to be looked at
+_THUMBNAIL = 256  # pixels
+
+
+def samples(rows: Sequence[ManifestRow], root: Path, path: Path) -> None:
+    """A row of images per class, spread evenly over the class's rows."""
+    by_class: dict[str, list[ManifestRow]] = defaultdict(list)
+    for row in rows:
+        by_class[row.label].append(row)
+    shown = sorted(by_class)[:_ROWS]
+    grid = [[_thumbnail(root / row.path) for row in _spread(by_class[label], _COLUMNS)] for label in shown]
+    names = [f"{label}\n({len(by_class[label])})" for label in shown]
+    title = "Samples of each class, from train"
+    if len(by_class) > _ROWS:
+        title = f"Samples of the first {_ROWS} of {len(by_class)} classes, from train"
+    _save_grid(grid, names, [], title, path)
+
+
+def preview(train: Arrays, path: Path, names: Sequence[str] = ()) -> None:
+    """Originals of train, at the network's input size, each beside its augmented views.
+
+    Args:
+        names: of the transforms that are switched on, for the title.
+    """
+    rows = _interleaved(train.labels.tolist())[: max(_COLUMNS, min(len(train.classes), _ROWS))]
+    views = min(train.images.shape[1], 1 + _COLUMNS)
+    grid = [list(train.images[row, :views]) for row in rows]
+    labels = [train.classes[train.labels[row]] for row in rows]
+    heads = ["original", *(f"view {view}" for view in range(1, views))]
+    done = ", ".join(name.replace("_", " ") for name in names) or "no augmentation"
+    _save_grid(grid, labels, heads, f"Originals and their views ({done})", path)
+
+
+def classes(counts: Mapping[str, Sequence[int]], path: Path) -> None:
+    """Bars of images per class, stacked by split. `counts`: class -> numbers in train, val, test."""
+    height = 1.6 + 0.34 * len(counts)
+    figure = Figure(figsize=(8, min(height, 60)), layout="constrained")
+    axes = figure.add_subplot()
+    positions = range(len(counts))
+    left = np.zeros(len(counts))
+    for index, split in enumerate(SPLITS):
+        widths = np.array([row[index] for row in counts.values()])
+        axes.barh(positions, widths, left=left, height=0.7, color=_COLORS[split], label=f"{split} ({widths.sum()})")
+        left += widths
+    for position, total in zip(positions, left, strict=True):
+        axes.annotate(f"{total:.0f}", (total, position), (4, 0), textcoords="offset points", va="center")
+    axes.set_yticks(positions, map(_plain, counts))
+    axes.invert_yaxis()
+    axes.set_xlabel("images")
+    axes.set_xlim(0, left.max() * 1.1)
+    axes.set_title("Images per class and split", loc="left", fontweight="bold")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
+    _save(figure, path)
+
+
+def _spread(rows: Sequence[Row], count: int) -> list[Row]:
+    """At most `count` of the rows, evenly spaced."""
+    picked = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+    return [rows[index] for index in picked]
+
+
+def _interleaved(labels: Sequence[int]) -> list[int]:
+    """Indices of `labels`, those of the classes taking turns, so that few of them show every class."""
+    turns: dict[int, int] = defaultdict(int)
+    order = []
+    for index, label in enumerate(labels):
+        order.append((turns[label], label, index))
+        turns[label] += 1
+    return [index for _, _, index in sorted(order)]
+
+
+def _thumbnail(path: Path) -> Pixels:
+    image = Image.fromarray(images.decode(path))
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    return np.asarray(image)
+
+
+def _save_grid(
+    grid: Sequence[Sequence[Pixels]], names: Sequence[str], heads: Sequence[str], title: str, path: Path
+) -> None:
+    columns = max(map(len, grid))
+    figure = Figure(figsize=(1.5 * columns + 1.6, 1.5 * len(grid) + 0.7), layout="constrained")
+    figure.suptitle(fill(title, 14 * columns), fontweight="bold")
+    for line, (pictures, name) in enumerate(zip(grid, names, strict=True)):
+        for column, pixels in enumerate(pictures):
+            axes = figure.add_subplot(len(grid), columns, line * columns + column + 1)
+            axes.imshow(pixels)
+            _strip(axes)
+            if column == 0:
+                axes.set_ylabel(_plain(name), rotation=0, ha="right", va="center", labelpad=8)
+            if line == 0 and heads:
+                axes.set_title(heads[column], fontsize=10)
+    _save(figure, path)
+
+
+def _plain(name: str) -> str:
+    """A class name that Matplotlib does not take for a formula."""
+    return name.replace("$", r"\$")
+
+
+def _strip(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic(path) as partial:
+        figure.savefig(partial, dpi=110, metadata={"Software": None})

@@ -1,0 +1,187 @@
+"""The user's folder of images: which files there are, their classes, and a split of the user's own."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from transferline.artifacts import SAMPLE, SplitName
+from transferline.errors import UserError, nearest
+
+SPLIT_FOLDERS: dict[str, SplitName] = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+
+
+class SourceFile(NamedTuple):
+    """A file below a class folder, whatever is in it. `path` is relative to the root, with forward slashes."""
+
+    path: str
+    label: str
+    split: SplitName | None  # None where the user brings no split
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What `scan` found.
+
+    Attributes:
+        root: the folder that was scanned.
+        files: every file below a class folder, sorted by path.
+        strays: paths of files outside every class folder, sorted.
+        classes: number of files per class, classes sorted by name.
+        splits: the splits that the user's own folders name, in the order train, val, test; empty without.
+        total_bytes: size of `files` on disk.
+    """
+
+    root: Path
+    files: list[SourceFile]
+    strays: list[str]
+    classes: dict[str, int]
+    splits: tuple[SplitName, ...]
+    total_bytes: int
+
+
+def scan(root: Path) -> Layout:
+    """List a folder of class folders, or of train/, (val/,) test/ with class folders in them, without decoding.
+
+    Hidden files and folders are skipped, folders inside a class folder belong to that class,
+    links are followed.
+
+    Raises:
+        UserError: the folder is missing or holds no class folders, no files, one class only, or
+            half a split.
+    """
+    require_folder(root)
+    parts = _split_folders(root)
+    classes: dict[str, list[Path]] = {}
+    files: list[SourceFile] = []
+    total_bytes = 0
+    places: Sequence[tuple[Path, SplitName | None]] = parts or [(root, None)]
+    for part, split in places:
+        for folder in _folders(part):
+            label = _class_name(folder)
+            found = list(_walk(folder))
+            classes.setdefault(label, []).extend(found)
+            files += [SourceFile(file.relative_to(root).as_posix(), label, split) for file in found]
+            total_bytes += sum(map(_size, found))
+    counts = {label: len(classes[label]) for label in sorted(classes)}
+    _check_classes(root, counts)
+    names = {split for _, split in parts}
+    return Layout(
+        root=root,
+        files=sorted(files),
+        strays=_strays(root, [part for part, _ in parts]),
+        classes=counts,
+        splits=tuple(split for split in dict.fromkeys(SPLIT_FOLDERS.values()) if split in names),
+        total_bytes=total_bytes,
+    )
+
+
+def require_folder(root: Path) -> None:
+    """Raises UserError, naming the nearest folder that exists, where `root` is not a folder."""
+    if root.is_dir():
+        return
+    if root.exists():
+        raise UserError(f"data.root: '{root}' is a file", "name the folder that holds a folder per class")
+    if root.resolve() == SAMPLE.resolve():
+        raise UserError(f"data.root: '{root}' does not exist yet", "'dvc repro fetch' lays the sample out")
+    missing = root
+    while not missing.parent.exists():
+        missing = missing.parent
+    beside = [printable(folder.name) for folder in _folders(missing.parent)] if missing.parent.is_dir() else []
+    where = f"in '{missing.parent}' "
+    fix = f"{where}{nearest(missing.name, beside)}" if beside else f"there are no folders {where}"
+    raise UserError(f"data.root: '{root}' does not exist", fix.strip())
+
+
+def require_enough(counts: Mapping[str, int], minimum: int, hint: str = "") -> None:
+    """Raises UserError naming the smallest class where it has fewer than `minimum` images."""
+    label = min(counts, key=lambda name: (counts[name], name))
+    if counts[label] < minimum:
+        raise UserError(
+            f"class '{label}' has {counts[label]} usable images; {minimum} are needed",
+            f"add {minimum - counts[label]} images to it, or take the folder away{hint}",
+        )
+
+
+def printable(path: str) -> str:
+    """`path` with the bytes that are not UTF-8 written as escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _split_folders(root: Path) -> list[tuple[Path, SplitName]]:
+    """The first-level folders that are a split; empty where they are classes."""
+    folders = {folder.name: folder for folder in _folders(root)}
+    parts = [(folder, SPLIT_FOLDERS[name]) for name, folder in folders.items() if name in SPLIT_FOLDERS]
+    found = [split for _, split in parts]
+    if "train" not in found or (len(folders) > 1 and len(found) == 1):
+        return []  # a class may well be called 'train'
+    if others := sorted(set(folders) - set(SPLIT_FOLDERS)):
+        raise UserError(
+            f"data.root: '{root}' holds train and, beside it, '{printable(others[0])}'",
+            "a folder with a split of its own holds train, val and test alone",
+        )
+    if len(set(found)) < len(found):
+        raise UserError(f"data.root: '{root}' holds the validation split twice", "keep one of: val, valid, validation")
+    if "test" not in found:
+        raise UserError(
+            f"data.root: '{root}' holds train but no test",
+            "add test; or rename val to test, and val is taken out of train; or move the class folders up",
+        )
+    return parts
+
+
+def _check_classes(root: Path, counts: Mapping[str, int]) -> None:
+    if not counts:
+        raise UserError(
+            f"data.root: '{root}' holds no class folders",
+            f"put the images of each class into a folder of its own: {root}/<class>/<image>",
+        )
+    if not any(counts.values()):
+        raise UserError(f"data.root: the class folders of '{root}' hold no files", "put images into them")
+    if len(counts) == 1:
+        raise UserError(
+            f"data.root: '{root}' holds one class only, '{next(iter(counts))}'",
+            "a classifier needs two or more class folders",
+        )
+
+
+def _class_name(folder: Path) -> str:
+    if printable(folder.name) != folder.name:
+        raise UserError(f"the name of the class folder '{printable(folder.name)}' is not UTF-8", "rename it")
+    return folder.name
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(entry for entry in parent.iterdir() if entry.is_dir() and not _hidden(entry.name))
+
+
+def _strays(root: Path, parts: list[Path]) -> list[str]:
+    stray = (entry for folder in [root, *parts] for entry in folder.iterdir() if not entry.is_dir())
+    return sorted(entry.relative_to(root).as_posix() for entry in stray if not _hidden(entry.name))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    seen = set()
+    for current, folders, files in os.walk(folder, followlinks=True):
+        status = Path(current).stat()
+        if (status.st_dev, status.st_ino) in seen:  # a link that leads back up
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not _hidden(name))
+        yield from (Path(current, name) for name in files if not _hidden(name))
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0  # a broken link is reported by prepare

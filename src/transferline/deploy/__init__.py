@@ -1,0 +1,1 @@
+"""The exported model: graph, parity with evaluate, predictor, command line."""

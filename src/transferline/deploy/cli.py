@@ -1,0 +1,131 @@
+"""The command line, `transferline`. Each command imports what it needs: predict never loads torch."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from transferline.errors import UserError
+
+if TYPE_CHECKING:
+    from transferline.deploy.inputs import Input
+    from transferline.deploy.predictor import Predictor
+
+_MAX_PIXELS = 200_000_000  # an image to predict may come from anywhere: the guard against decompression bombs
+
+
+class _Group(TyperGroup):
+    """A user's mistake is one message on stderr and exit code 1, without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    help="From a folder of images to a verified ONNX classifier.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="An ONNX file that the export stage wrote.")],
+    image: Annotated[list[str], typer.Argument(help="Image files, folders, or - for an image on standard input.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    top: Annotated[int | None, typer.Option(min=1, help="Show the K likeliest classes of each image.")] = None,
+) -> None:
+    """Classify images. One that cannot be read is named on stderr, and the exit code is then 1."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from transferline.data.images import ImageError
+    from transferline.deploy import inputs
+    from transferline.deploy.predictor import Predictor
+
+    predictor = Predictor(model)
+    rows, failed = [], False
+    console = Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    quiet = as_json or not console.is_terminal
+    for given in track(inputs.expand(image), "predicting", console=console, transient=True, disable=quiet):
+        try:
+            ranked = _ranked(predictor, given)
+        except ImageError as error:
+            console.print(f"error: {given.name}: {error}")
+            failed = True
+            continue
+        if as_json:
+            print(_as_json(given.name, ranked, top), flush=True)
+        rows += [(given.name, name, f"{probability:.4f}") for name, probability in ranked[: top or 1]]
+    if rows and not as_json:
+        from transferline.deploy import display
+
+        display.print_table(("image", "class", ">probability"), rows)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _ranked(predictor: "Predictor", given: "Input") -> list[tuple[str, float]]:
+    """Classes with their probabilities, the likeliest first."""
+    from transferline.data import images
+
+    pixels = images.decode(given.source, max_pixels=_MAX_PIXELS)
+    (probabilities,) = predictor.predict(pixels[None]).tolist()
+    return sorted(zip(predictor.classes, probabilities, strict=True), key=lambda pair: -pair[1])
+
+
+def _as_json(name: str, ranked: list[tuple[str, float]], top: int | None) -> str:
+    likeliest, probability = ranked[0]
+    entry = {"image": name, "class": likeliest, "probability": probability, "probabilities": dict(ranked[:top])}
+    return json.dumps(entry)
+
+
+@app.command()
+def check() -> None:
+    """Validate params.yaml and the data folder, and show what a run of the line would do."""
+    import shutil
+
+    from transferline import config
+    from transferline.data import sources
+    from transferline.deploy import display, plan
+    from transferline.model import backbones
+
+    params = config.load()
+    backbone = backbones.spec(params.model.backbone)
+    root = _data_root(Path(params.data.root), params.data.torchvision)
+    if root is None:
+        print(f"params.yaml is valid; 'dvc repro fetch' downloads {params.data.torchvision}: check again after it")
+        return
+    made = plan.make(params, sources.scan(root), backbone, shutil.disk_usage(Path.cwd()).free)
+    display.print_plan(made, root)
+
+
+def _data_root(root: Path, torchvision: str | None) -> Path | None:
+    """The folder to plan on: where fetch has not laid the sample out yet, its source; None where that is far away."""
+    from transferline.artifacts import SAMPLE
+
+    if root.resolve() != SAMPLE.resolve() or (root.is_dir() and any(root.iterdir())):
+        return root
+    if torchvision:
+        return None
+    from conformal_clip_data import textile_simulated_root
+
+    print(f"{root} does not exist yet: fetch will lay the sample out")
+    return Path(textile_simulated_root())
+
+
+@app.command()
+def params() -> None:
+    """Print every parameter of params.yaml as Markdown tables."""
+    from transferline import reference
+
+    print(reference.markdown(), end="")

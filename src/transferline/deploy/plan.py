@@ -1,0 +1,151 @@
+"""What a run of the whole line would do, worked out from params.yaml and a listing of the data folder."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from transferline.artifacts import SPLITS, SplitName
+from transferline.config import Params
+from transferline.data import sources
+from transferline.data.sources import Layout
+from transferline.errors import UserError
+from transferline.model.backbones import Spec
+
+_IMBALANCE = 5  # times as many images in the largest class as in the smallest
+_FEW_TEST_IMAGES = 10  # of a class
+
+
+@dataclass(frozen=True)
+class Work:
+    """Passes of single images through the network in one stage."""
+
+    stage: str
+    how: str
+    forward: int  # without a gradient
+    trained: int  # forward and backward
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The answer of `transferline check`; counts are of files, before prepare has looked into them."""
+
+    classes: dict[str, int]
+    splits: dict[SplitName, int]  # but for near duplicates, which stay together
+    own_split: bool
+    input_size: int
+    dataset_bytes: int
+    array_bytes: int
+    free_bytes: int
+    work: list[Work]
+    warnings: list[str]
+
+    @property
+    def images(self) -> int:
+        return sum(self.classes.values())
+
+
+def make(params: Params, layout: Layout, backbone: Spec, free_bytes: int) -> Plan:
+    """Plan a run on the files of `layout`.
+
+    Raises:
+        UserError: a class has too few images, a freeze depth is beyond the backbone, or the weights are missing.
+    """
+    sources.require_enough(layout.classes, params.prepare.min_images_per_class)
+    _require_depth(params, backbone)
+    _require_weights(params.model.weights)
+    splits = split_counts(params, layout)
+    size = params.model.input_size or backbone.input_size
+    array_bytes = array_size(splits, params.augment.views, size)
+    return Plan(
+        classes=layout.classes,
+        splits=splits,
+        own_split=bool(layout.splits),
+        input_size=size,
+        dataset_bytes=layout.total_bytes,
+        array_bytes=array_bytes,
+        free_bytes=free_bytes,
+        work=work(params, splits),
+        warnings=_warnings(params, layout, splits, array_bytes, free_bytes),
+    )
+
+
+def split_counts(params: Params, layout: Layout) -> dict[SplitName, int]:
+    """Images per split: the user's own, with val taken out of train where it is missing; by shares else."""
+    shares = params.data.split
+    own = Counter(file.split for file in layout.files)
+    if "val" in layout.splits:
+        return {name: own[name] for name in SPLITS}
+    total = own["train"] if layout.splits else len(layout.files)
+    test = own["test"] if layout.splits else round(total * shares.test)
+    free = total if layout.splits else total - test
+    val = round(free * shares.val / (shares.train + shares.val))
+    return {"train": free - val, "val": val, "test": test}
+
+
+def array_size(splits: dict[SplitName, int], views: int, side: int) -> int:
+    """Bytes of augment's uint8 arrays: each image once, those of train once more per augmented view."""
+    return (sum(splits.values()) + splits["train"] * views) * side * side * 3
+
+
+def work(params: Params, splits: dict[SplitName, int]) -> list[Work]:
+    """The stages that run the network, in order."""
+    train, val, test = splits["train"], splits["val"], splits["test"]
+    tune = params.tune
+    sample = round(train * tune.train_fraction)
+    fits = [
+        (name, fit.epochs, f"{fit.epochs} epochs x {train} images")
+        for name, fit in (("train", params.train), ("finetune", params.finetune))
+    ]
+    passes = tune.trials * tune.epochs
+    how = f"{tune.trials} trials x {tune.epochs} epochs x {sample} images"
+    return [
+        Work("tune", how, passes * val, passes * sample),
+        *(Work(name, how, epochs * val, epochs * train) for name, epochs, how in fits),
+        Work("evaluate", f"{val} val and {test} test images", val + test, 0),
+        Work("export", f"{test} test images, alone and in batches", 2 * test, 0),
+    ]
+
+
+def _require_depth(params: Params, backbone: Spec) -> None:
+    search = params.tune.search.freeze_depth
+    given = {
+        "tune.start.freeze_depth": params.tune.start.freeze_depth,
+        "tune.search.freeze_depth.low": search.low,
+        "tune.search.freeze_depth.high": search.high,
+    }
+    for key, depth in given.items():
+        if depth is not None and depth > backbone.depth:
+            raise UserError(
+                f"params.yaml: {key}: {depth} is out of range: {backbone.name} has {backbone.depth} blocks",
+                f"the nearest right value is {backbone.depth}",
+            )
+
+
+def _require_weights(weights: str) -> None:
+    if weights not in {"pretrained", "none"} and not Path(weights).is_file():
+        raise UserError(
+            f"params.yaml: model.weights: the file '{weights}' does not exist",
+            "give the path of a state dict (.pth, .safetensors), or: pretrained, none",
+        )
+
+
+def _warnings(
+    params: Params, layout: Layout, splits: dict[SplitName, int], array_bytes: int, free_bytes: int
+) -> list[str]:
+    found = []
+    by_size = sorted(layout.classes, key=layout.classes.__getitem__)
+    small, large = by_size[0], by_size[-1]
+    ratio = layout.classes[large] / layout.classes[small]
+    if ratio >= _IMBALANCE and params.finetune.class_weights == "none":
+        advice = "consider class_weights: balanced in tune, train and finetune"
+        found.append(f"'{large}' has {ratio:.0f} times as many images as '{small}': {advice}")
+    expected = layout.classes[small] * splits["test"] / len(layout.files)
+    if expected < _FEW_TEST_IMAGES:
+        found.append(f"'{small}' has about {expected:.0f} test images: its scores will be uncertain")
+    if max(params.tune.search.batch_size) > splits["train"]:
+        found.append(f"tune.search.batch_size goes beyond the {splits['train']} training images")
+    if layout.strays:
+        found.append(f"{len(layout.strays)} files are outside every class folder and are left out: {layout.strays[0]}")
+    if array_bytes > free_bytes:
+        found.append("the arrays do not fit on the disk: lower augment.views or model.input_size")
+    return found

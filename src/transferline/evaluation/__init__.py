@@ -1,0 +1,1 @@
+"""Logits to verdicts: metrics, calibration, report, gate. No torch here."""

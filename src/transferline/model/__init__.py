@@ -1,0 +1,1 @@
+"""Tensors to logits: backbones as ordered blocks, head, classifier."""

@@ -1,0 +1,150 @@
+"""Backbone and head as one module, and its life on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+
+from transferline.artifacts import ModelCard, atomic, read_card, write_card
+from transferline.errors import UserError
+from transferline.model import backbones
+from transferline.model.weights import load_weights
+
+WEIGHTS = "model.safetensors"
+
+
+class Head(nn.Module):
+    """Global average pooling (Lin et al. 2013, arXiv 1312.4400), dropout, one linear layer."""
+
+    def __init__(self, feature_dim: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(feature_dim, classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """float [B, D, h, w] -> logits float [B, C]."""
+        logits: Tensor = self.linear(self.dropout(self.flatten(self.pool(features))))
+        return logits
+
+
+class Classifier(nn.Module):
+    """Normalisation, the backbone's blocks in order, the head."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, blocks: list[nn.Module], feature_dim: int, card: ModelCard) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.head = Head(feature_dim, len(card.classes), card.dropout)
+        self.freeze_depth = 0
+        # Not in the state dict: the card is the one place where they are kept.
+        self.register_buffer("mean", 255 * torch.tensor(card.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(card.std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """float32 [B, 3, S, S] of grey levels 0..255 -> logits float32 [B, C]."""
+        features = (pixels - self.mean) / self.std
+        for block in self.blocks:
+            features = block(features)
+        logits: Tensor = self.head(features)
+        return logits
+
+    def freeze(self, depth: int) -> None:
+        """Make the first `depth` blocks a fixed function: no gradient, BatchNorm in eval mode.
+
+        Raises:
+            UserError: where `depth` is more than there are blocks.
+        """
+        if not 0 <= depth <= len(self.blocks):
+            raise UserError(
+                f"freeze_depth: {depth} is out of range: the backbone has {len(self.blocks)} blocks",
+                f"the nearest right value is {min(max(depth, 0), len(self.blocks))}",
+            )
+        self.freeze_depth = depth
+        for index, block in enumerate(self.blocks):
+            block.requires_grad_(index >= depth)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """As nn.Module.train, but frozen blocks stay in eval mode: their statistics must not move."""
+        super().train(mode)
+        for block in self.blocks[: self.freeze_depth]:
+            block.eval()
+        return self
+
+
+def build(card: ModelCard, weights: str, seed: int) -> Classifier:
+    """A classifier with the backbone's `weights` (see load_weights) and a fresh, seeded head.
+
+    Raises:
+        UserError: for an unknown backbone, or weights that cannot be had or do not fit.
+    """
+    spec = backbones.spec(card.backbone)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = spec.create()
+        load_weights(model, spec, weights)
+        return Classifier(spec.cut(model), spec.feature_dim, card)
+
+
+def save(classifier: Classifier, card: ModelCard, folder: Path) -> None:
+    """Write weights and card; equal weights are equal bytes."""
+    from safetensors.torch import save_file
+
+    state = {key: tensor.contiguous() for key, tensor in classifier.state_dict().items()}
+    with atomic(folder / WEIGHTS) as partial:
+        save_file(state, partial)
+    write_card(card, folder)
+
+
+def load(folder: Path) -> tuple[Classifier, ModelCard]:
+    """The classifier in eval mode on the CPU, and its card. Raises UserError where it cannot be read."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    card = read_card(folder)
+    classifier = build(card, "none", seed=0)
+    try:
+        classifier.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder / WEIGHTS} cannot be read: {reason}", "delete it, and run 'dvc repro'") from None
+    return classifier.eval(), card
+
+
+def pick_device() -> torch.device:
+    """A GPU where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+@torch.inference_mode()
+def predict_logits(
+    classifier: Classifier, images: npt.NDArray[np.uint8], batch_size: int, description: str = "predicting"
+) -> npt.NDArray[np.float32]:
+    """Logits in float32 on the best device at hand, with a progress bar.
+
+    Args:
+        classifier: left in eval mode, on the CPU.
+        images: uint8 [N, S, S, 3].
+        batch_size: images a forward pass.
+        description: the label of the progress bar.
+
+    Returns:
+        float32 [N, C].
+    """
+    device = pick_device()
+    classifier = classifier.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    parts = []
+    for start in track(range(0, len(images), batch_size), description=description):
+        batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
+        parts.append(classifier(batch.permute(0, 3, 1, 2).float()).cpu().numpy())
+    classifier.cpu()
+    return np.concatenate(parts) if parts else np.empty((0, classifier.head.linear.out_features), np.float32)

@@ -1,0 +1,120 @@
+"""Every parameter as Markdown tables, generated from the models that check params.yaml."""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, get_args, get_origin
+
+from pydantic import BaseModel, TypeAdapter
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from transferline import config, policy, sections
+
+_BOUNDS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
+_NAMES: dict[Any, str] = {
+    bool: "`true`, `false`",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    type(None): "`null`",
+    policy.Transform: "transform",
+}
+_HEADER = "| key | type, range or choices | default | meaning |\n| --- | --- | --- | --- |"
+
+
+class Parameter(NamedTuple):
+    """One row: a dotted key with its type, default and meaning, each fit for a table's cell."""
+
+    key: str
+    kind: str
+    default: str
+    description: str
+
+
+def markdown() -> str:
+    """One table a section of params.yaml, then one of the augmentation policy's transforms."""
+    parts = [_section(name, kind) for name, kind in config.SECTIONS.items()]
+    return "\n\n".join([*parts, _transforms()]) + "\n"
+
+
+def parameters(model: type[BaseModel], default: BaseModel | None = None, prefix: str = "") -> Iterator[Parameter]:
+    """The fields of a model, those of models within it flattened to dotted keys.
+
+    Args:
+        model: a model of a part of params.yaml.
+        default: the instance that stands where nothing is given; its values are the defaults shown.
+        prefix: of the keys.
+    """
+    for name, field in model.model_fields.items():
+        value = getattr(default, name) if default else field.get_default(call_default_factory=True)
+        if isinstance(value, BaseModel):
+            yield from parameters(type(value), value, f"{prefix}{name}.")
+        else:
+            yield Parameter(prefix + name, _kind(field), _value(value), field.description or "")
+
+
+def _section(name: str, kind: type) -> str:
+    if not issubclass(kind, BaseModel):
+        seed = _kind(FieldInfo.from_annotation(sections.Seed))
+        return _table(
+            name, [Parameter(name, seed, _value(sections.DEFAULT_SEED), "of every random choice in the line")]
+        )
+    rows = list(parameters(kind))
+    return _table(name, rows) if rows else f"#### {name}\n\n{inspect.getdoc(kind)}"
+
+
+def _transforms() -> str:
+    """Each transform's own keys; those that all have are said once."""
+    rows = []
+    for model in get_args(get_args(policy.Transform)[0]):
+        (name,) = get_args(model.model_fields["name"].annotation)
+        own = [parameter for parameter in parameters(model) if parameter.key not in {"name", "enabled"}]
+        rows += [parameter._replace(key=f"{name}: {parameter.key}") for parameter in own]
+    return (
+        _table("augment.policy", rows)
+        + "\n\nEach transform also takes `enabled` (`true`, `false`): false switches it off without deleting it."
+    )
+
+
+def _table(title: str, rows: list[Parameter]) -> str:
+    lines = [f"| `{row.key}` | {row.kind} | {row.default} | {row.description} |" for row in rows]
+    return "\n".join([f"#### {title}", "", _HEADER, *lines])
+
+
+def _kind(field: FieldInfo) -> str:
+    bounds = [
+        f"{sign} {_number(getattr(constraint, name))}"
+        for constraint in field.metadata
+        for name, sign in _BOUNDS
+        if getattr(constraint, name, None) is not None
+    ]
+    return ", ".join([_type(field.annotation), *bounds])
+
+
+def _type(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation in _NAMES:
+        return _NAMES[annotation]
+    if origin is Literal:
+        return ", ".join(f"`{choice}`" for choice in arguments)
+    if origin is tuple:
+        return f"list of {_NAMES[arguments[0]]}s" if arguments[-1] is Ellipsis else "[low, high]"
+    if arguments:
+        return " or ".join(_type(part) for part in arguments)
+    return "{" + ", ".join(annotation.model_fields) + "}"
+
+
+def _value(value: Any) -> str:
+    if value is PydanticUndefined:
+        return "required"
+    plain = TypeAdapter(Any).dump_python(value, mode="json")
+    if isinstance(plain, list):
+        return f"`[{', '.join(_number(item) for item in plain)}]`"
+    if isinstance(plain, bool) or plain is None:
+        return f"`{str(plain).lower() if plain is not None else 'null'}`"
+    return f"`{plain if isinstance(plain, str) else _number(plain)}`"
+
+
+def _number(value: float) -> str:
+    """Short, but exact: 0.0003, 1e-05, 100000000."""
+    return str(int(value)) if float(value).is_integer() else repr(float(value))

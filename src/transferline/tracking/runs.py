@@ -1,0 +1,153 @@
+"""A run for each stage beneath the pipeline's, with what went in, what came out and how it ended."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transferline import artifacts
+from transferline.config import Params
+from transferline.tracking import lineage, store, watchdog
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_CUT = "... (cut)"
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """An open run: of a stage, or of a trial beneath one."""
+
+    run_id: str
+    parent_id: str
+    experiment_id: str
+    client: "MlflowClient"
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Log figures; characters that MLflow refuses in a name, as from a class's, become '_'."""
+        store.log(self.client, self.run_id, metrics=metrics, step=step)
+
+    def log_artifacts(self, *paths: Path) -> None:
+        """File each file or folder under its path relative to the project."""
+        for path in paths:
+            assert path.exists(), path
+            place = path.relative_to(Path.cwd()) if path.is_absolute() else path
+            if path.is_dir():
+                self.client.log_artifacts(self.run_id, str(path), place.as_posix())
+            else:
+                folder = place.parent.as_posix()
+                self.client.log_artifact(self.run_id, str(path), None if folder == "." else folder)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        store.log(self.client, self.run_id, tags=tags)
+
+    @contextmanager
+    def child(self, name: str, params: Mapping[str, object]) -> Iterator["StageRun"]:
+        """A run beneath this one. A pruned trial ends FINISHED with the tag `pruned`."""
+        tags = {lineage.PARENT: self.run_id, **lineage.owner()}
+        opened = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
+        run = StageRun(opened.info.run_id, self.run_id, self.experiment_id, self.client)
+        with _ended(self.client, run.run_id):
+            _log_params(run, params)
+            yield run
+
+
+@contextmanager
+def stage(name: str, params: Params, inputs: Sequence[Path]) -> Iterator[StageRun]:
+    """Open the run of a stage; close it as FINISHED, FAILED or KILLED, and its parent likewise.
+
+    On success `runs/<name>.json` says which run wrote the stage's outputs.
+
+    Args:
+        name: one of `lineage.STAGES`.
+        params: the sections the stage read, `tracking` among them.
+        inputs: the files and folders it reads; their hashes are logged.
+
+    Raises:
+        UserError: where the store cannot be opened.
+    """
+    with watchdog.guard() as guard:  # first of all: importing mlflow takes seconds in which one may be killed
+        client = store.connect()
+        experiment_id = store.experiment(client, params.tracking.experiment)
+        guard.watch(experiment_id, lineage.owner()[lineage.PROCESS])
+        lineage.close_abandoned(client, experiment_id)
+        parent = lineage.open_parent(client, experiment_id, name)
+        parent_id = parent.info.run_id
+        with _ended(client, parent_id):
+            lineage.link_reused(client, parent, name)
+            opened = client.create_run(experiment_id, tags=_stage_tags(name, parent_id), run_name=name)
+            run = StageRun(opened.info.run_id, parent_id, experiment_id, client)
+            with _ended(client, run.run_id):
+                hashes = artifacts.input_hashes(inputs)
+                _log_given(run, params, hashes)
+                yield run
+                artifacts.write_run(artifacts.RunRecord(name, run.run_id, parent_id, hashes))
+
+
+@contextmanager
+def _ended(client: "MlflowClient", run_id: str) -> Iterator[None]:
+    """Give the run the status that the block's ending calls for."""
+    status, tags = "FINISHED", dict[str, str]()
+    try:
+        yield
+    except BaseException as error:
+        status, tags = _outcome(error)
+        raise
+    finally:
+        client.set_terminated(run_id, status)
+        store.log(client, run_id, tags=tags)
+
+
+def _outcome(error: BaseException) -> tuple[str, dict[str, str]]:
+    """Status and tags for a run that ended in `error`."""
+    if type(error).__name__ == "TrialPruned":  # optuna's, known by its name so as not to import optuna
+        return "FINISHED", {"pruned": "true"}
+    tags = {lineage.ERROR: f"{type(error).__name__}: {error}"}
+    return ("FAILED" if isinstance(error, Exception) else "KILLED"), tags
+
+
+def _stage_tags(name: str, parent_id: str) -> dict[str, str]:
+    return {
+        lineage.PARENT: parent_id,
+        lineage.STAGE: name,
+        "mlflow.source.name": f"pipeline/{name}.py",
+        "dvc.stage": os.environ.get("DVC_STAGE") or name,
+        **lineage.provenance(),
+    }
+
+
+def _log_given(run: StageRun, params: Params, hashes: Mapping[str, str]) -> None:
+    """What went in: every parameter as resolved, and the hash of every input."""
+    _log_params(run, _flat(params.resolved()))
+    run.set_tags({f"input.{path}": digest for path, digest in hashes.items()})
+    _log_json(run, "params.json", params.resolved())
+    _log_json(run, "inputs.json", hashes)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """{"a": {"b": 1}} -> {"a.b": 1}"""
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _log_params(run: StageRun, params: Mapping[str, object]) -> None:
+    store.log(run.client, run.run_id, params={name: _shown(value) for name, value in params.items()})
+
+
+def _shown(value: object) -> str:
+    """As text, cut where MLflow would refuse it; a stage's params.json has it whole."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= store.MAX_VALUE else text[: store.MAX_VALUE - len(_CUT)] + _CUT
+
+
+def _log_json(run: StageRun, name: str, value: object) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        artifacts.write_json(Path(scratch) / name, value)
+        run.client.log_artifact(run.run_id, str(Path(scratch) / name))

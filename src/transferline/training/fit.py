@@ -1,0 +1,163 @@
+"""One training loop for tune, train and finetune."""
+
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks.progress import RichProgressBar
+from torch import Tensor
+
+from transferline.artifacts import Arrays, project_root
+from transferline.model.classifier import Classifier
+from transferline.sections import Fit
+from transferline.training.data import Splits, ViewData
+from transferline.training.module import MONITORS, Trainee
+
+
+class Recorder(Protocol):
+    """Where metrics go; a run of MLflow in a stage, a list in a test."""
+
+    @property
+    def run_id(self) -> str: ...
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None: ...
+
+    def child(self, name: str, params: Mapping[str, object]) -> AbstractContextManager[Self]: ...
+
+
+@dataclass
+class History:
+    """What happened, epoch by epoch.
+
+    Attributes:
+        epochs: per epoch lr, train_loss, val_loss, val_accuracy, val_macro_f1.
+        best_epoch: the epoch whose weights were kept, from 0.
+    """
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+
+    @property
+    def best(self) -> dict[str, float]:
+        return self.epochs[self.best_epoch]
+
+
+class _Report(Callback):
+    """Hands each epoch's metrics to the recorder and prints them as one line."""
+
+    def __init__(self, label: str, history: History, recorder: Recorder) -> None:
+        self.label, self.history, self.recorder = label, history, recorder
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        names = ("train_loss", "val_loss", "val_accuracy", "val_macro_f1")
+        row = {name: float(trainer.callback_metrics[name]) for name in names}
+        row["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        self.history.epochs.append(row)
+        self.recorder.log_metrics(row, step=trainer.current_epoch)
+        print(
+            f"{self.label}: epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {row['train_loss']:.4f}"
+            f"  val loss {row['val_loss']:.4f}  accuracy {row['val_accuracy']:.4f}  macro-F1 {row['val_macro_f1']:.4f}",
+            flush=True,
+        )
+
+
+def fit(
+    classifier: Classifier,
+    splits: Splits,
+    config: Fit,
+    *,
+    lr: float,
+    batch_size: int,
+    seed: int,
+    recorder: Recorder,
+    label: str,
+    fraction: float = 1.0,
+    callbacks: Sequence[Callback] = (),
+) -> History:
+    """Train `classifier` in place and leave it, on the CPU, with the weights of its best epoch.
+
+    Args:
+        classifier: with its freeze depth set.
+        splits: what is trained and validated on.
+        config: how to train; the model's section decides dropout.
+        lr: learning rate of the head.
+        batch_size: images a step.
+        seed: of order, views and dropout.
+        recorder: where each epoch's metrics go.
+        label: starts each printed line.
+        fraction: share of the training images used.
+        callbacks: further ones, as a pruner.
+    """
+    _quieten()
+    pl.seed_everything(seed, verbose=False)
+    module = Trainee(classifier, config, lr, class_weights(splits.train, config))
+    if config.channels_last:
+        classifier.to(memory_format=torch.channels_last)
+    history = History()
+    monitor, mode = MONITORS[config.monitor]
+    scratch = project_root() / ".cache" / "checkpoints"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        checkpoint = ModelCheckpoint(folder, "best", monitor=monitor, mode=mode, save_weights_only=True)
+        trainer = _trainer(config, [_Report(label, history, recorder), checkpoint, *callbacks])
+        trainer.fit(module, datamodule=ViewData(splits, batch_size, seed, fraction))
+        best = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
+    module.cpu().load_state_dict(best["state_dict"])
+    history.best_epoch = int(best["epoch"])
+    classifier.eval()
+    return history
+
+
+def class_weights(train: Arrays, config: Fit) -> Tensor | None:
+    """float32 [C], n / (C * n_c) where balanced (King and Zeng 2001, as in scikit-learn); None else."""
+    if config.class_weights == "none":
+        return None
+    counts = np.bincount(train.labels, minlength=len(train.classes))
+    return torch.tensor(len(train.labels) / (len(counts) * np.maximum(counts, 1)), dtype=torch.float32)
+
+
+def pick_precision(config: Fit) -> Any:
+    """bf16-mixed on a GPU that has it, unless the user says otherwise."""
+    if config.precision != "auto":
+        return config.precision
+    on_gpu = config.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def _trainer(config: Fit, callbacks: list[Callback]) -> pl.Trainer:
+    monitor, mode = MONITORS[config.monitor]
+    if config.early_stopping is not None:
+        callbacks.append(EarlyStopping(monitor, mode=mode, patience=config.early_stopping))
+    interactive = sys.stdout.isatty()
+    if interactive:
+        callbacks.append(RichProgressBar(leave=False))
+    return pl.Trainer(
+        max_epochs=config.epochs,
+        accelerator=config.accelerator,
+        devices=config.devices,
+        precision=pick_precision(config),
+        gradient_clip_val=config.gradient_clip,
+        callbacks=callbacks,
+        logger=False,
+        enable_progress_bar=interactive,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        deterministic="warn" if torch.cuda.is_available() else True,
+    )
+
+
+def _quieten() -> None:
+    """Lightning's hints are for its developers' users, not for ours."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"pytorch_lightning\..*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -1,0 +1,55 @@
+"""A study as pictures and as a table."""
+
+import csv
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from transferline.artifacts import atomic, write_text
+
+
+def draw_study(study: optuna.Study, folder: Path) -> None:
+    """Write trials.csv and, as far as the trials suffice, the pictures that Optuna's users look at.
+
+    history.png needs one completed trial; importances.png and parallel.png need two that differ.
+    """
+    _table(study, folder / "trials.csv")
+    done = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    if done:
+        _draw(optuna.visualization.matplotlib.plot_optimization_history, study, folder / "history.png")
+    if len({trial.value for trial in done}) > 1:
+        _draw(optuna.visualization.matplotlib.plot_param_importances, study, folder / "importances.png")
+        _draw(optuna.visualization.matplotlib.plot_parallel_coordinate, study, folder / "parallel.png")
+
+
+def _draw(plot: Callable[[optuna.Study], Any], study: optuna.Study, path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        plot(study)
+    figure = plt.gcf()
+    figure.set_size_inches(8, 4.5)
+    figure.tight_layout()
+    with atomic(path) as partial:
+        figure.savefig(partial, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
+def _table(study: optuna.Study, path: Path) -> None:
+    names = sorted({name for trial in study.trials for name in trial.params})
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trial", "state", "value", *names])
+    for trial in study.trials:
+        value = trial.value if trial.state == TrialState.COMPLETE else None
+        writer.writerow([trial.number, trial.state.name.lower(), value, *(trial.params.get(name) for name in names)])
+    write_text(path, text.getvalue())

@@ -1,0 +1,47 @@
+"""What many tests need: small separable arrays and a recorder that keeps what it is told."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from transferline.artifacts import Arrays
+
+
+@dataclass
+class ListRecorder:
+    """A run that keeps its metrics and children in lists."""
+
+    run_id: str = "run"
+    metrics: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    children: list[tuple[str, dict[str, object], "ListRecorder"]] = field(default_factory=list)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        self.metrics.append((step, dict(metrics)))
+
+    @contextmanager
+    def child(self, name: str, params: Mapping[str, object]) -> Iterator["ListRecorder"]:
+        run = ListRecorder(name)
+        self.children.append((name, dict(params), run))
+        yield run
+
+
+@pytest.fixture
+def recorder() -> ListRecorder:
+    return ListRecorder()
+
+
+@pytest.fixture(scope="session")
+def colour_arrays() -> Callable[..., Arrays]:
+    """Noise in which each of three classes has one bright channel: learnable in a few steps."""
+
+    def make(count: int, views: int = 1, side: int = 32, seed: int = 0) -> Arrays:
+        rng = np.random.default_rng(seed)
+        labels = np.arange(count, dtype=np.int64) % 3
+        images = rng.integers(0, 120, (count, views, side, side, 3), dtype=np.uint8)
+        images[np.arange(count), ..., labels] += 100
+        return Arrays(images, labels, [f"{row}.png" for row in range(count)], ["blue", "green", "red"])
+
+    return make

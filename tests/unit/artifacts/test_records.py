@@ -1,0 +1,92 @@
+"""best.json, model.json and runs/<stage>.json come back as they were; broken ones are named."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from transferline import artifacts
+from transferline.artifacts import Best, ModelCard, RunRecord
+from transferline.errors import UserError
+
+BEST = Best(lr=1e-3, batch_size=32, freeze_depth=0, value=0.98, study="study-1", run_id="abc")
+CARD = ModelCard(
+    backbone="resnet18",
+    classes=["local", "nominal é", "a/b"],
+    input_size=64,
+    resize="pad",
+    mean=[0.485, 0.456, 0.406],
+    std=[0.229, 0.224, 0.225],
+    dropout=0.2,
+)
+
+
+@pytest.mark.parametrize(
+    "best", [BEST, replace(BEST, value=None), replace(BEST, dropout=0.1, weight_decay=0.0, label_smoothing=0.05)]
+)
+def test_best_comes_back(tmp_path: Path, best: Best) -> None:
+    artifacts.write_best(best, tmp_path / "best.json")
+    assert artifacts.read_best(tmp_path / "best.json") == best
+
+
+def test_best_is_flat(tmp_path: Path) -> None:
+    """DVC tracks its keys one by one."""
+    artifacts.write_best(BEST, tmp_path / "best.json")
+    written = artifacts.read_json(tmp_path / "best.json")
+    assert {"lr", "batch_size", "freeze_depth", "value", "study", "run_id"} <= set(written)
+    assert not any(isinstance(value, dict | list) for value in written.values())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("lr", 0),
+        ("lr", float("nan")),
+        ("lr", float("inf")),
+        ("lr", "fast"),
+        ("batch_size", 0),
+        ("batch_size", 16.5),
+        ("batch_size", None),
+        ("freeze_depth", -1),
+        ("freeze_depth", "2"),
+    ],
+)
+def test_best_out_of_range_names_key_and_value(tmp_path: Path, key: str, value: Any) -> None:
+    artifacts.write_best(replace(BEST, **{key: value}), tmp_path / "best.json")
+    with pytest.raises(UserError) as caught:
+        artifacts.read_best(tmp_path / "best.json")
+    assert caught.value.what == f"{tmp_path / 'best.json'}: {key}: {value!r} is out of range"
+
+
+@pytest.mark.parametrize("content", [{"lr": 1e-3}, {"colour": "red"}, [1, 2], None])
+def test_a_record_with_other_keys_is_named(tmp_path: Path, content: Any) -> None:
+    for name in ("best", "model", "train"):
+        artifacts.write_json(tmp_path / f"{name}.json", content)
+    with pytest.raises(UserError, match=r"best\.json does not fit: "):
+        artifacts.read_best(tmp_path / "best.json")
+    with pytest.raises(UserError, match=r"model\.json does not fit: "):
+        artifacts.read_card(tmp_path)
+    with pytest.raises(UserError, match=r"train\.json does not fit: "):
+        artifacts.read_run("train", tmp_path)
+
+
+def test_card_comes_back(tmp_path: Path) -> None:
+    artifacts.write_card(CARD, tmp_path / "head")
+    assert artifacts.read_card(tmp_path / "head") == CARD
+    assert (tmp_path / "head" / "model.json").is_file()
+
+
+def test_a_missing_card_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model\.json is missing"):
+        artifacts.read_card(tmp_path)
+
+
+def test_run_comes_back(tmp_path: Path) -> None:
+    record = RunRecord("train", "run", "parent", {"data/augmented": "ab", "models/tune/best.json": "cd"})
+    artifacts.write_run(record, tmp_path)
+    assert artifacts.read_run("train", tmp_path) == record
+
+
+def test_a_stage_that_has_not_run_has_no_record(tmp_path: Path) -> None:
+    assert artifacts.read_run("train", tmp_path) is None

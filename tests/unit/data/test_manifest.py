@@ -1,0 +1,160 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from transferline.artifacts import read_manifest, write_manifest
+from transferline.data import inspection, manifest, reports, sources
+from transferline.errors import UserError
+from transferline.sections import Prepare, Split
+
+
+def noise(seed: int, side: int = 40) -> np.ndarray:
+    """An image of its own look: coarse random patches."""
+    patches = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(patches).resize((side, side), Image.Resampling.NEAREST))
+
+
+def add(root: Path, path: str, pixels: np.ndarray) -> None:
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(root / path, format="PNG")
+
+
+def make(root: Path, counts: dict[str, int]) -> Path:
+    seeds = iter(range(10_000))
+    for folder, count in counts.items():
+        for index in range(count):
+            add(root, f"{folder}/{index:03}.png", noise(next(seeds)))
+    return root
+
+
+def build(root: Path, **prepare: int) -> manifest.Prepared:
+    return manifest.build(sources.scan(root), Split(), Prepare(**prepare), seed=1)
+
+
+def test_every_image_stands_in_the_manifest_sorted_and_it_reads_back(tmp_path):
+    prepared = build(make(tmp_path / "in", {"a": 10, "b": 20}))
+    assert [row.path for row in prepared.rows] == sorted(row.path for row in prepared.rows)
+    assert prepared.summary() | {"train": 21, "images": 30, "classes": 2, "quarantined": 0} == prepared.summary()
+    write_manifest(prepared.rows, tmp_path / "m.parquet")
+    assert read_manifest(tmp_path / "m.parquet") == prepared.rows
+    assert all(len(row.phash) == 16 and len(row.sha256) == 64 for row in prepared.rows)
+    assert (prepared.rows[0].width, prepared.rows[0].height) == (40, 40)
+
+
+def test_two_runs_agree_however_many_processes_decode(tmp_path, monkeypatch):
+    root = make(tmp_path, {"a": 20, "b": 20})
+    first = build(root)
+    monkeypatch.setattr(inspection.os, "cpu_count", lambda: 1)
+    assert build(root) == first
+
+
+def test_what_cannot_be_used_is_quarantined_with_its_reason(tmp_path):
+    root = make(tmp_path, {"a": 4, "b": 4})
+    (root / "a" / "notes.txt").write_text("hello")
+    (root / "a" / "empty.png").touch()
+    add(root, "b/tiny.png", noise(900, side=16))
+    (root / "stray.png").write_bytes(b"x")
+    with Path(os.fsdecode(os.fsencode(root / "b") + b"/caf\xe9.png")).open("wb") as stream:
+        Image.fromarray(noise(901)).save(stream, format="PNG")
+    assert build(root).quarantine == [
+        ("a/empty.png", "empty file"),
+        ("a/notes.txt", "not an image"),
+        ("b/caf\\xe9.png", "the name is not UTF-8"),
+        ("b/tiny.png", "shorter side 16 is under 32 pixels"),
+        ("stray.png", "not in a class folder"),
+    ]
+
+
+def test_near_duplicates_share_a_split_and_are_listed(tmp_path):
+    root = make(tmp_path, {"a": 12, "b": 12})
+    for copy in range(4):
+        brighter = np.minimum(noise(0).astype(int) + 2 * copy + 2, 255).astype(np.uint8)
+        add(root, f"a/copy{copy}.png", brighter)
+    add(root, "b/same.png", noise(12))
+    prepared = build(root)
+    copies = [row for row in prepared.rows if row.path == "a/000.png" or "copy" in row.path]
+    assert len({row.group for row in copies}) == len({row.split for row in copies}) == 1
+    summary = prepared.summary()
+    assert (summary["duplicate_groups"], summary["largest_group"]) == (2, 5)
+    assert (summary["exact_duplicates"], summary["near_duplicates"]) == (2, 5)
+    assert summary["groups_across_splits"] == 0
+
+
+def test_one_image_under_two_labels_is_quarantined_twice(tmp_path):
+    root = make(tmp_path, {"a": 4, "b": 4})
+    Image.fromarray(noise(0)).save(root / "b" / "again.bmp")
+    assert build(root).quarantine == [
+        ("a/000.png", "conflicting labels: also in b"),
+        ("b/again.bmp", "conflicting labels: also in a"),
+    ]
+
+
+def test_the_users_split_is_kept_and_duplicates_across_it_are_counted(tmp_path):
+    root = make(tmp_path, {f"{part}/{label}": 4 for part in ("train", "val", "test") for label in "ab"})
+    add(root, "test/a/leak.png", noise(0))
+    prepared = build(root)
+    assert all(row.path.startswith(row.split) for row in prepared.rows)
+    assert prepared.summary()["groups_across_splits"] == 1
+
+
+def test_val_is_taken_out_of_train_where_the_user_has_none(tmp_path):
+    root = make(tmp_path, {"train/a": 17, "train/b": 17, "test/a": 3, "test/b": 3})
+    prepared = build(root)
+    assert {row.split for row in prepared.rows if row.path.startswith("test")} == {"test"}
+    kept = [row.split for row in prepared.rows if row.path.startswith("train")]
+    assert (kept.count("train"), kept.count("val")) == (28, 6)
+
+
+def test_a_class_missing_from_the_users_test_is_named(tmp_path):
+    root = make(tmp_path, {"train/a": 4, "train/b": 4, "val/a": 2, "val/b": 2, "test/a": 2})
+    with pytest.raises(UserError, match="class 'b' has no image in test"):
+        build(root)
+
+
+def test_too_few_usable_images_are_explained_by_the_commonest_reason(tmp_path):
+    root = make(tmp_path, {"a": 4, "b": 2})
+    for index in range(3):
+        add(root, f"b/small{index}.png", noise(50 + index, side=16))
+    with pytest.raises(UserError, match=r"class 'b' has 2 usable images; 3 are needed.*\n.*under 32 pixels"):
+        build(root)
+
+
+def test_no_usable_image_at_all_is_said(tmp_path):
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "x.jpg").write_text("no image")
+    with pytest.raises(UserError, match="none of the 2 files"):
+        build(tmp_path)
+
+
+def test_the_reports_are_written_the_same_twice(tmp_path):
+    root = make(tmp_path / "in", {"a": 6, "$b$": 6})
+    add(root, "a/copy.png", noise(0))
+    prepared = build(root)
+    for folder in ("one", "two"):
+        reports.write_prepare(prepared, root, tmp_path / folder)
+    names = ["classes.png", "counts.csv", "duplicates.csv", "samples.png", "summary.json"]
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == names
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    counts = list(csv.DictReader((tmp_path / "one" / "counts.csv").read_text().splitlines()))
+    assert [(row["class"], int(row["train"]) + int(row["val"]) + int(row["test"])) for row in counts] == [
+        ("$b$", 6),
+        ("a", 7),
+    ]
+    listed = list(csv.DictReader((tmp_path / "one" / "duplicates.csv").read_text().splitlines()))
+    assert [(row["path"], row["kind"]) for row in listed] == [("a/000.png", "exact"), ("a/copy.png", "exact")]
+    assert json.loads((tmp_path / "one" / "summary.json").read_text()) == prepared.summary()
+
+
+def test_prepare_needs_no_torch():
+    code = "import sys\nfrom transferline.data import manifest, reports\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,140 @@
+"""A model that does not do what evaluate reported is refused, and named."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from transferline.artifacts import ManifestRow, Predictions
+from transferline.deploy import export, parity
+from transferline.errors import UserError
+from transferline.sections import Export
+
+from .conftest import Line, make_deployed
+
+OPTIONS = Export(tolerance=1e-3, tie=1e-4)
+EVALUATED = Predictions(
+    ["a.png", "b.png"], ["x", "y"], ["x", "y"], np.array([[0.7, 0.3], [0.45, 0.55]], np.float32), ["x", "y"]
+)
+
+
+def _replayed(*offsets: tuple[int, int, float]) -> np.ndarray:
+    """evaluate's probabilities at batch 1 and N, but for (batch index, image, shift from x to y)."""
+    probabilities = np.stack([EVALUATED.probabilities] * 2)
+    for batch, image, shift in offsets:
+        probabilities[batch, image] += np.array([-shift, shift], np.float32)
+    return probabilities
+
+
+def test_equal_probabilities_pass() -> None:
+    verdict = parity.compare(_replayed(), EVALUATED, OPTIONS)
+    assert verdict.passed
+    assert (verdict.images, verdict.max_difference, verdict.mismatches, verdict.ties) == (2, 0.0, [], [])
+    verdict.require()
+
+
+def test_difference_within_tolerance_passes_and_is_reported_per_batch_size() -> None:
+    verdict = parity.compare(_replayed((1, 0, 5e-4)), EVALUATED, OPTIONS)
+    assert verdict.passed
+    assert verdict.max_difference_batch_1 == 0
+    assert verdict.max_difference == verdict.max_difference_batch_n == pytest.approx(5e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+def test_difference_beyond_tolerance_at_either_batch_size_fails(batch: int) -> None:
+    verdict = parity.compare(_replayed((batch, 1, 0.01)), EVALUATED, OPTIONS)
+    assert [entry.path for entry in verdict.mismatches] == ["b.png"]
+    with pytest.raises(UserError, match=r"1 of 2 test images:\n.*b.png: evaluate y 0.5500, onnx y 0.5600"):
+        verdict.require()
+
+
+def test_worst_images_come_first() -> None:
+    verdict = parity.compare(_replayed((0, 0, 0.01), (1, 1, -0.3)), EVALUATED, OPTIONS)
+    assert [(entry.path, entry.onnx_class) for entry in verdict.mismatches] == [("b.png", "x"), ("a.png", "x")]
+
+
+def test_other_class_within_tolerance_fails_unless_it_is_a_tie() -> None:
+    near = replace(EVALUATED, probabilities=np.array([[0.7, 0.3], [0.4998, 0.5002]], np.float32))
+    swapped = np.stack([near.probabilities] * 2)
+    swapped[1, 1] = [0.5002, 0.4998]
+    assert not parity.compare(swapped, near, OPTIONS).passed
+    verdict = parity.compare(swapped, near, Export(tolerance=1e-3, tie=1e-3))
+    assert verdict.passed
+    (tie,) = verdict.ties
+    assert (tie.path, tie.evaluate_class, tie.onnx_class) == ("b.png", "y", "x")
+
+
+def test_not_a_number_fails() -> None:
+    broken = _replayed()
+    broken[1, 0] = np.nan
+    verdict = parity.compare(broken, EVALUATED, OPTIONS)
+    assert not verdict.passed
+    json.dumps(verdict.mismatches[0].difference, allow_nan=False)
+
+
+def test_batches_hold_images_of_one_size_and_few_of_large_ones() -> None:
+    sides = {"a": (8, 8), "b": (8, 9), "c": (8, 8), "d": (8, 8), "e": (5000, 5000), "f": (5000, 5000)}
+    rows = [ManifestRow(path, "", "test", "", "", 0, width, height) for path, (height, width) in sides.items()]
+    found = [[row.path for row in batch] for batch in parity.batches(rows, batch_size=2)]
+    assert found == [["a", "c"], ["d"], ["b"], ["e"], ["f"]]
+
+
+def test_test_split_is_replayed_from_the_files(line: Line) -> None:
+    verdict = parity.verify(line.model, line.reference)
+    assert verdict.passed
+    assert verdict.images == 6
+
+
+def test_agreeing_model_is_kept_with_its_report(line: Line, tmp_path: Path) -> None:
+    model, report = tmp_path / "onnx" / "model.onnx", tmp_path / "parity.json"
+    export.verified(line.deployed, line.properties, line.reference, model, report)
+    assert [file.name for file in model.parent.iterdir()] == ["model.onnx"]
+    first = report.read_bytes()
+    export.verified(line.deployed, line.properties, line.reference, model, report)
+    assert report.read_bytes() == first
+    assert set(json.loads(first)) == {
+        "passed",
+        "images",
+        "max_difference",
+        "max_difference_batch_1",
+        "max_difference_batch_n",
+        "tolerance",
+        "mismatches",
+        "ties",
+    }
+
+
+def test_wrong_normalisation_is_refused_and_no_model_is_left(line: Line, tmp_path: Path) -> None:
+    model, report = tmp_path / "onnx" / "model.onnx", tmp_path / "parity.json"
+    model.parent.mkdir()
+    model.write_bytes(b"an older model")
+    with pytest.raises(UserError, match="of 6 test images") as refused:
+        export.verified(make_deployed(mean=0.4), line.properties, line.reference, model, report)
+    assert list(model.parent.iterdir()) == []
+    written = json.loads(report.read_text(encoding="utf-8"))
+    assert not written["passed"]
+    worst = written["mismatches"][0]
+    assert worst["path"] in str(refused.value)
+    assert worst["difference"] == written["max_difference"] > 1e-3
+
+
+def test_image_that_changed_since_prepare_is_named(line: Line, tmp_path: Path) -> None:
+    row = ManifestRow("x.png", "rot", "test", "", "", 0, 10, 12)
+    Image.new("RGB", (10, 11)).save(tmp_path / "x.png")
+    with pytest.raises(UserError, match=r"x\.png has changed"):
+        parity.decode(tmp_path, row)
+    (tmp_path / "x.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"x\.png: not an image"):
+        parity.decode(tmp_path, row)
+
+
+def test_predictions_of_another_split_or_of_other_classes_are_refused(line: Line) -> None:
+    fewer = replace(line.reference, rows=line.reference.rows[:-1])
+    with pytest.raises(UserError, match="test split"):
+        parity.verify(line.model, fewer)
+    renamed = replace(line.reference.predictions, classes=["a", "b", "c"])
+    with pytest.raises(UserError, match="classes"):
+        parity.verify(line.model, replace(line.reference, predictions=renamed))

@@ -1,0 +1,101 @@
+"""The plan counts what the line would do, and warns of what will go wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from transferline import config
+from transferline.data.sources import Layout, SourceFile
+from transferline.deploy import plan
+from transferline.errors import UserError
+from transferline.model import backbones
+
+BACKBONE = backbones.spec("resnet18")
+
+
+def _params(tmp_path: Path, text: str = "") -> config.Params:
+    (tmp_path / "params.yaml").write_text(text)
+    return config.load(path=tmp_path / "params.yaml")
+
+
+def _layout(own_split: tuple[str, ...] = (), strays: int = 0, **classes: int) -> Layout:
+    """`classes` files per class, those of a split of the user's own dealt out in turns."""
+    files = [
+        SourceFile(f"{label}/{index}.png", label, own_split[index % len(own_split)] if own_split else None)
+        for label, count in classes.items()
+        for index in range(count)
+    ]
+    return Layout(Path("data"), files, [f"{i}.txt" for i in range(strays)], classes, own_split, 12_345)
+
+
+def test_split_follows_the_shares(tmp_path: Path) -> None:
+    params = _params(tmp_path, "data: {split: {train: 0.6, val: 0.3, test: 0.1}}")
+    assert plan.split_counts(params, _layout(a=50, b=50)) == {"train": 60, "val": 30, "test": 10}
+
+
+def test_own_split_is_kept_and_val_is_taken_out_of_train_where_it_is_missing(tmp_path: Path) -> None:
+    params = _params(tmp_path)
+    whole = _layout(("train", "val", "test"), a=30, b=30)
+    assert plan.split_counts(params, whole) == {"train": 20, "val": 20, "test": 20}
+    assert plan.split_counts(params, _layout(("train", "test"), a=100, b=100)) == {"train": 82, "val": 18, "test": 100}
+
+
+def test_arrays_hold_views_of_the_training_images_only() -> None:
+    assert plan.array_size({"train": 10, "val": 2, "test": 3}, views=2, side=4) == (10 * 3 + 2 + 3) * 4 * 4 * 3
+
+
+def test_work_counts_images_epochs_and_trials(tmp_path: Path) -> None:
+    text = "tune: {trials: 5, epochs: 2, train_fraction: 0.5}\ntrain: {epochs: 1}\nfinetune: {epochs: 4}"
+    found = plan.work(_params(tmp_path, text), {"train": 100, "val": 20, "test": 30})
+    assert [(work.stage, work.forward, work.trained) for work in found] == [
+        ("tune", 5 * 2 * 20, 5 * 2 * 50),
+        ("train", 20, 100),
+        ("finetune", 80, 400),
+        ("evaluate", 50, 0),
+        ("export", 60, 0),
+    ]
+
+
+def test_input_size_is_the_backbones_unless_given(tmp_path: Path) -> None:
+    layout = _layout(a=100, b=100)
+    assert plan.make(_params(tmp_path), layout, BACKBONE, 10**12).input_size == BACKBONE.input_size
+    small = plan.make(_params(tmp_path, "model: {input_size: 64}\naugment: {views: 0}"), layout, BACKBONE, 10**12)
+    assert (small.input_size, small.array_bytes) == (64, 200 * 64 * 64 * 3)
+
+
+def test_sound_folder_gives_no_warnings(tmp_path: Path) -> None:
+    assert plan.make(_params(tmp_path), _layout(a=200, b=100), BACKBONE, 10**12).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("layout", "free", "expected"),
+    [
+        (_layout(rare=80, common=800), 10**12, "'common' has 10 times as many images as 'rare'"),
+        (_layout(a=20, b=30), 10**12, "'a' has about 3 test images"),
+        (_layout(a=100, b=100, strays=2), 10**12, "2 files are outside every class folder and are left out: 0.txt"),
+        (_layout(a=100, b=100), 1000, "the arrays do not fit on the disk"),
+        (_layout(a=15, b=15), 10**12, "goes beyond the 21 training images"),
+    ],
+)
+def test_trouble_ahead_is_a_warning(layout: Layout, free: int, expected: str, tmp_path: Path) -> None:
+    found = plan.make(_params(tmp_path), layout, BACKBONE, free).warnings
+    assert any(expected in warning for warning in found), found
+
+
+def test_balanced_class_weights_answer_the_imbalance(tmp_path: Path) -> None:
+    params = _params(tmp_path, "finetune: {class_weights: balanced}")
+    assert plan.make(params, _layout(rare=80, common=800), BACKBONE, 10**12).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tune: {start: {freeze_depth: 9}}", r"tune\.start\.freeze_depth: 9 is out of range: resnet18 has 5 blocks"),
+        ("tune: {search: {freeze_depth: {low: 0, high: 6}}}", r"tune\.search\.freeze_depth\.high: 6 is out of range"),
+        ("model: {weights: nowhere.pth}", r"model\.weights: the file 'nowhere\.pth' does not exist"),
+        ("prepare: {min_images_per_class: 101}", r"class 'a' has 100 usable images; 101 are needed"),
+    ],
+)
+def test_mistakes_are_named_before_the_run(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        plan.make(_params(tmp_path, text), _layout(a=100, b=100), BACKBONE, 10**12)

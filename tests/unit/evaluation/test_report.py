@@ -1,0 +1,143 @@
+"""report.html is whole, opens offline, runs nothing, and says what the numbers say."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from transferline.artifacts import Arrays, Best, ModelCard
+from transferline.evaluation import metrics, report
+from transferline.evaluation.outcome import Outcome
+from transferline.sections import Evaluate
+
+VOID = {"meta", "img", "br", "link"}
+
+
+class Page(HTMLParser):
+    """Checks nesting, and gathers the tags, the addresses and the visible text."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.addresses: list[str] = []
+        self.words: list[str] = []
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.addresses += [value or "" for name, value in attrs if name in {"src", "href"}]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words += data.split()
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+
+def score(outcome: Outcome) -> dict:
+    return metrics.evaluate(outcome, bins=10, resamples=100, seed=1)
+
+
+def write(folder, outcome: Outcome, gallery: int = 5) -> str:
+    count = len(outcome.labels)
+    images = np.zeros((count, 1, 8, 8, 3), np.uint8)
+    paths = [f"folder/image_{row}.jpg" for row in range(count)]
+    test = Arrays(images, outcome.labels, paths, outcome.classes)
+    card = ModelCard("resnet18", outcome.classes, 224, "pad", [0.485, 0.456, 0.406], [0.2, 0.2, 0.2], 0.25)
+    best = Best(0.00123, 48, 3, 0.91, study="secret-study", run_id="secret-id", weight_decay=0.07)
+    splits = {"train": test, "val": test, "test": test}
+    options = Evaluate(gallery=gallery)
+    report.write(folder, outcome, score(outcome), splits=splits, card=card, best=best, options=options)
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, outcome):
+    """The report of the ordinary outcome, with two mistakes listed."""
+    folder = tmp_path_factory.mktemp("report")
+    write(folder, outcome, gallery=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(folder) -> str:
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_page_is_well_formed_and_needs_nothing_from_outside(source) -> None:
+    page = Page(source)
+    assert page.open == []
+    assert len(page.addresses) == 4
+    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    assert not {"script", "link", "iframe"} & page.tags
+    assert not re.search(r"https?://|@import|url\(", source)
+
+
+def test_a_class_name_is_shown_not_run(outcome_of, tmp_path) -> None:
+    evil = "<script>alert(1)</script>"
+    source = write(tmp_path, outcome_of(classes=(evil, "good")))
+    assert "script" not in Page(source).tags
+    assert evil in Page(source).text
+
+
+def test_numbers_intervals_and_configuration_are_there(outcome, source) -> None:
+    scores, text = score(outcome), Page(source).text
+    for name in ("macro_f1", "accuracy", "balanced_accuracy"):
+        low, high = scores["intervals"][name]
+        assert f"{scores[name]:.4f} 95 % interval {low:.4f} – {high:.4f}" in text
+    for expected in ("resnet18", "pad", "0.485, 0.456, 0.406", "0.00123", "48", "0.07"):
+        assert expected in text
+    counts = np.bincount(outcome.labels)
+    assert f"nominal {counts[0]} {counts[0]} {counts[0]}" in text
+
+
+def test_mistakes_are_listed_with_their_files(outcome, source) -> None:
+    text = Page(source).text
+    first, second, third = (f"folder/image_{row}.jpg" for row in outcome.mistakes[:3])
+    assert first in text
+    assert second in text
+    assert third not in text
+
+
+def test_the_commonest_confusion_is_named(tmp_path) -> None:
+    labels, predicted = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 1, 0])
+    probabilities = np.where(np.eye(2)[predicted] == 1, 0.9, 0.1)
+    text = Page(write(tmp_path, Outcome(labels, probabilities, probabilities, 1.0, ["cat", "dog"]))).text
+    assert "names 3 of 6 test images correctly" in text
+    assert "to take cat for dog (2 of 3 mistakes)" in text
+
+
+def test_no_mistake_is_not_sold_as_perfection(outcome_of, tmp_path) -> None:
+    text = Page(write(tmp_path, outcome_of(images=60, margin=50.0))).text
+    assert "60 of 60" in text
+    assert "fewer than about 5.0 % of new images" in text
+
+
+def test_undefined_numbers_are_a_dash(tmp_path) -> None:
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2]])
+    outcome = Outcome(np.array([0, 0]), probabilities, probabilities, 1.0, ["a", "b"])
+    assert "one class against the rest – –" in Page(write(tmp_path, outcome)).text
+
+
+def test_equal_results_are_equal_bytes_without_ids(outcome, source, tmp_path) -> None:
+    assert write(tmp_path, outcome, gallery=2) == source
+    assert "secret" not in source
+
+
+def test_headline_is_one_line() -> None:
+    scores = {"macro_f1": 0.98512, "intervals": {"macro_f1": [0.9701, 0.9961]}, "images": 300}
+    assert report.headline(scores) == "macro-F1 0.985 (0.970-0.996) on 300 test images"
+
+
+def test_pictures_lie_beside_the_page(folder) -> None:
+    assert {file.name for file in folder.iterdir()} == {*report.PICTURES, "confusion.csv", "report.html"}

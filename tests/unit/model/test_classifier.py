@@ -1,0 +1,91 @@
+"""The classifier: freezing, normalisation, life on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from transferline.artifacts import ModelCard
+from transferline.errors import UserError
+from transferline.model import classifier
+
+
+@pytest.fixture(scope="module")
+def card() -> ModelCard:
+    return ModelCard("resnet18", ["a", "b"], 32, "squash", [0.5, 0.4, 0.3], [0.2, 0.3, 0.4], dropout=0.1)
+
+
+@pytest.fixture
+def net(card: ModelCard) -> classifier.Classifier:
+    return classifier.build(card, "none", seed=1)
+
+
+def trainable(module: nn.Module) -> set[bool]:
+    return {weight.requires_grad for weight in module.parameters()}
+
+
+@pytest.mark.parametrize("depth", range(6))
+def test_freezing_trains_exactly_what_lies_above(net: classifier.Classifier, depth: int) -> None:
+    net.freeze(depth)
+    assert [trainable(block) for block in net.blocks] == [{False}] * depth + [{True}] * (5 - depth)
+    assert trainable(net.head) == {True}
+
+
+def test_frozen_blocks_stay_in_eval_mode_when_told_to_train(net: classifier.Classifier) -> None:
+    net.freeze(2)
+    net.train()
+    modes = [{module.training for module in block.modules()} for block in net.blocks]
+    assert modes == [{False}] * 2 + [{True}] * 3
+
+
+def test_a_shallower_freeze_unfreezes_again(net: classifier.Classifier) -> None:
+    net.freeze(5)
+    net.freeze(1)
+    assert [trainable(block) for block in net.blocks] == [{False}] + [{True}] * 4
+
+
+@pytest.mark.parametrize(("depth", "nearest"), [(6, 5), (-1, 0)])
+def test_a_depth_out_of_range_names_the_nearest(net: classifier.Classifier, depth: int, nearest: int) -> None:
+    with pytest.raises(UserError, match=f"has 5 blocks\n.*nearest right value is {nearest}"):
+        net.freeze(depth)
+
+
+def test_pixels_are_normalised_with_the_card(net: classifier.Classifier) -> None:
+    seen: list[torch.Tensor] = []
+    net.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    net.eval()(torch.full((1, 3, 32, 32), 255.0))
+    expected = [(1 - 0.5) / 0.2, (1 - 0.4) / 0.3, (1 - 0.3) / 0.4]
+    torch.testing.assert_close(seen[0][0, :, 0, 0], torch.tensor(expected))
+
+
+def test_the_head_depends_on_the_seed_alone(card: ModelCard) -> None:
+    torch.manual_seed(99)
+    first = classifier.build(card, "none", seed=3).state_dict()
+    torch.manual_seed(7)
+    again, other = classifier.build(card, "none", seed=3).state_dict(), classifier.build(card, "none", 4).state_dict()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["head.linear.weight"], other["head.linear.weight"])
+
+
+def test_saving_and_loading_gives_the_same_logits_and_the_same_bytes(
+    net: classifier.Classifier, card: ModelCard, tmp_path: Path
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    images.flags.writeable = False  # as a memory-mapped array
+    before = classifier.predict_logits(net, images, batch_size=2)
+    classifier.save(net, card, tmp_path / "one")
+    loaded, loaded_card = classifier.load(tmp_path / "one")
+    classifier.save(loaded, loaded_card, tmp_path / "two")
+    np.testing.assert_array_equal(classifier.predict_logits(loaded, images, batch_size=2), before)
+    assert loaded_card == card
+    assert (tmp_path / "one" / classifier.WEIGHTS).read_bytes() == (tmp_path / "two" / classifier.WEIGHTS).read_bytes()
+
+
+def test_truncated_weights_are_named(net: classifier.Classifier, card: ModelCard, tmp_path: Path) -> None:
+    classifier.save(net, card, tmp_path)
+    weights = tmp_path / classifier.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):
+        classifier.load(tmp_path)
