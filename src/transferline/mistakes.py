@@ -79,7 +79,7 @@ def _wrong_key(place: _Place, detail: ErrorDetails) -> UserError:
     if detail["type"] == "missing":
         return UserError(f"{place.key}: '{name}' is missing", f"add it, as in {{{name}: ...}}")
     choices = [key for model in _models(place.kind) for key in model.model_fields]
-    return UserError(f"{place.key}: unknown key '{name}'", nearest(str(name), choices) if choices else "remove it")
+    return UserError(f"{place.key}: unknown key '{name}'", nearest(str(name), choices))
 
 
 def _wrong_value(key: str, details: list[ErrorDetails]) -> UserError:

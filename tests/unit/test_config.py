@@ -37,7 +37,7 @@ def test_the_defaults_are_valid(write: Write) -> None:
 
 
 def test_a_section_without_keys_has_its_defaults(write: Write) -> None:
-    assert config.load("fetch", "prepare", path=write("fetch:\nprepare:\n")).prepare == sections.Prepare()
+    assert config.load("prepare", path=write("train:\nprepare:\n")).prepare == sections.Prepare()
 
 
 def test_the_projects_own_params_are_valid() -> None:
@@ -88,7 +88,6 @@ def test_a_mistake_in_a_section_not_asked_for_is_refused_too(write: Write) -> No
         ("zzz: 1", "unknown section 'zzz'", "choose one of: augment, data, evaluate"),
         ("data: {rot: x}", "data: unknown key 'rot'", "did you mean 'root'?"),
         ("data: {split: {trian: 0.7}}", "data.split: unknown key 'trian'", "did you mean 'train'?"),
-        ("fetch: {x: 1}", "fetch: unknown key 'x'", "remove it"),
         ("model: {3: 1}", "model: unknown key '3'", "choose one of: backbone, dropout"),
         (
             "tune: {search: {lr: {lo: 1, high: 2}}}",

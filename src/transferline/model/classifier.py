@@ -143,8 +143,9 @@ def predict_logits(
     device = pick_device()
     classifier = classifier.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     parts = []
-    for start in track(range(0, len(images), batch_size), description=description):
-        batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
-        parts.append(classifier(batch.permute(0, 3, 1, 2).float()).cpu().numpy())
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # what is deployed must reproduce these numbers
+        for start in track(range(0, len(images), batch_size), description=description):
+            batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
+            parts.append(classifier(batch.permute(0, 3, 1, 2).float()).cpu().numpy())
     classifier.cpu()
     return np.concatenate(parts) if parts else np.empty((0, classifier.head.linear.out_features), np.float32)

@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,15 +92,15 @@ def stage(name: str, params: Params, inputs: Sequence[Path]) -> Iterator[StageRu
 @contextmanager
 def _ended(client: "MlflowClient", run_id: str) -> Iterator[None]:
     """Give the run the status that the block's ending calls for."""
-    status, tags = "FINISHED", dict[str, str]()
     try:
         yield
     except BaseException as error:
-        status, tags = _outcome(error)
+        with suppress(Exception):  # a store that fails now must not hide why the stage failed
+            status, tags = _outcome(error)
+            client.set_terminated(run_id, status)
+            store.log(client, run_id, tags=tags)
         raise
-    finally:
-        client.set_terminated(run_id, status)
-        store.log(client, run_id, tags=tags)
+    client.set_terminated(run_id, "FINISHED")
 
 
 def _outcome(error: BaseException) -> tuple[str, dict[str, str]]:

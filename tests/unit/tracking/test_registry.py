@@ -38,7 +38,7 @@ def test_model_is_registered_aliased_loaded_and_used(project, monkeypatch, tiny_
         ("probabilities", (-1, 2)),
         ("logits", (-1, 2)),
     ]
-    assert served.metadata.load_input_example().dtype == np.uint8
+    assert served.input_example.dtype == np.uint8
     assert served.metadata.run_id == run.run_id
     assert [value.name for value in mlflow.onnx.load_model(f"models:/{name}@champion").graph.input] == ["images"]
 

@@ -106,6 +106,14 @@ def test_a_failure_before_the_stage_has_its_run_closes_the_parent(project, monke
     assert project.run(parents[0]).info.status == "KILLED"
 
 
+def test_a_store_that_fails_does_not_hide_why_the_stage_failed(project, monkeypatch):
+    def broken(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("mlflow.MlflowClient.set_terminated", broken)
+    project.fails("fetch", UserError("wrong"))
+
+
 class TrialPruned(Exception):  # noqa: N818
     """As optuna names its own."""
 

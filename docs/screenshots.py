@@ -1,0 +1,67 @@
+"""The README's pictures, taken of this project's own runs and report.
+
+    uv run --with playwright python docs/screenshots.py [path of a Chromium or Chrome]
+
+Needs a line that has run, and a browser.
+"""
+
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+PORT = 5057
+URL = f"http://127.0.0.1:{PORT}"
+SERVER = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", "sqlite:///mlruns/mlflow.db"]
+BROWSER = sys.argv[1] if len(sys.argv) > 1 else "/usr/bin/chromium"
+
+
+def wait_until_up(seconds: int = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"{URL}/health", timeout=2).read()
+        except (urllib.error.URLError, OSError):
+            time.sleep(1)
+        else:
+            return
+    sys.exit(f"MLflow did not come up at {URL}")
+
+
+def run_tree(page: Page) -> None:
+    """The newest pipeline with its stages, and the trials beneath tune."""
+    page.goto(f"{URL}/#/experiments/1/runs")
+    page.wait_for_timeout(15_000)
+    for _ in range(2):  # the pipeline first, then tune
+        expander = page.locator("[data-testid='expander-button'], button[aria-label*='xpand']")
+        for index in range(expander.count()):
+            if expander.nth(index).is_visible():
+                expander.nth(index).click()
+                page.wait_for_timeout(1_500)
+    page.screenshot(path=DOCS / "mlflow.png")
+
+
+def main() -> None:
+    server = subprocess.Popen([*SERVER, "--port", str(PORT), "--workers", "1"], cwd=ROOT)
+    try:
+        wait_until_up()
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1400, "height": 900})
+            run_tree(page)
+            page.goto((ROOT / "reports" / "evaluate" / "report.html").as_uri())
+            page.screenshot(path=DOCS / "report.png")
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait()
+
+
+if __name__ == "__main__":
+    main()

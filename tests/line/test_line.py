@@ -1,0 +1,149 @@
+"""The whole line on small images: what it leaves, what it reruns, what MLflow shows."""
+
+import json
+import sqlite3
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from tests.contract.test_dvc import ORDER
+from tests.line.conftest import CLASSES, Project, ran
+from transferline.artifacts import read_manifest, read_predictions
+
+
+def report(project: Project, path: str) -> dict[str, object]:
+    content: dict[str, object] = json.loads((project.root / path).read_text(encoding="utf-8"))
+    return content
+
+
+def query(project: Project, sql: str) -> list[tuple[str, ...]]:
+    with sqlite3.connect(project.root / "mlruns" / "mlflow.db") as database:
+        return database.execute(sql).fetchall()
+
+
+RUNS = """
+    select stage.value, runs.name, runs.status, parent.value, runs.run_uuid from runs
+    left join tags stage on stage.run_uuid = runs.run_uuid and stage.key = 'transferline.stage'
+    left join tags parent on parent.run_uuid = runs.run_uuid and parent.key = 'mlflow.parentRunId'
+    order by runs.start_time
+"""
+
+
+def test_every_stage_leaves_its_outputs(line: Project) -> None:
+    for path in (
+        "reports/prepare/samples.png",
+        "reports/augment/preview.png",
+        "reports/tune/trials.csv",
+        "reports/evaluate/report.html",
+        "reports/export/latency.json",
+        "models/onnx/model.onnx",
+    ):
+        assert (line.root / path).stat().st_size > 0, path
+
+
+def test_the_broken_file_is_quarantined(line: Project) -> None:
+    assert "red/broken.jpg" in (line.root / "data/prepared/quarantine.csv").read_text(encoding="utf-8")
+
+
+def test_the_exported_model_does_what_evaluate_reported(line: Project) -> None:
+    parity = report(line, "reports/export/parity.json")
+    tested = [row for row in read_manifest(line.root / "data/prepared/manifest.parquet") if row.split == "test"]
+    predictions = read_predictions(line.root / "reports/evaluate/predictions.parquet")
+    assert parity["passed"]
+    assert parity["images"] == len(tested) == len(predictions.paths)
+    properties = {entry.key: entry.value for entry in onnx.load(line.root / "models/onnx/model.onnx").metadata_props}
+    assert json.loads(properties["classes"]) == predictions.classes == list(CLASSES)
+    assert properties["mlflow_run_id"] == report(line, "runs/export.json")["run_id"]
+
+
+def test_the_gate_gave_its_verdict(line: Project) -> None:
+    verdict = report(line, "reports/register/verdict.json")
+    assert (verdict["passed"], verdict["champion_version"]) == (True, verdict["version"])
+
+
+def test_one_parent_holds_every_stage_and_tune_its_trials(line: Project) -> None:
+    runs = query(line, RUNS)[: 1 + len(ORDER) + 2]
+    (parent,) = [row[4] for row in runs if row[3] is None]
+    assert [row[0] for row in runs if row[3] == parent] == ORDER
+    tune = next(row[4] for row in runs if row[0] == "tune")
+    assert [row[1] for row in runs if row[3] == tune] == ["trial 000", "trial 001"]
+    assert {row[2] for row in runs} == {"FINISHED"}
+
+
+def test_a_second_repro_runs_nothing(line: Project) -> None:
+    assert ran(line.dvc("repro")) == []
+
+
+def test_metrics_and_plots_are_shown(line: Project) -> None:
+    assert "macro_f1" in line.dvc("metrics", "show")
+    assert "index.html" in line.dvc("plots", "show")
+
+
+def test_predict_names_each_image_and_the_bad_one(line: Project) -> None:
+    images = line.root.parent / "images" / "red"
+    command = [
+        sys.executable,
+        "-m",
+        "transferline.deploy.cli",
+        "predict",
+        "models/onnx/model.onnx",
+        str(images),
+        "--json",
+    ]
+    done = line.run(*command)
+    answers = [json.loads(row) for row in done.stdout.splitlines()]
+    assert done.returncode == 1
+    assert "broken.jpg" in done.stderr
+    assert len(answers) == 14
+    assert all(sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5) for answer in answers)
+
+
+def test_a_touched_script_reruns_its_stage_alone(line: Project) -> None:
+    with (line.root / "pipeline" / "augment.py").open("a", encoding="utf-8") as script:
+        script.write("# touched\n")
+    assert ran(line.dvc("repro")) == ["augment"]
+    line.commit("Touch augment")
+
+
+def test_an_experiment_on_export_reruns_export_and_register_alone(line: Project) -> None:
+    assert ran(line.dvc("exp", "run", "--set-param", "export.batch_size=8")) == ["export", "register"]
+    newest = [row for row in query(line, RUNS) if row[3] is None][-1][4]
+    stages = {row[0]: row[1] for row in query(line, RUNS) if row[3] == newest}
+    assert set(stages) == set(ORDER)
+    assert [stage for stage in ORDER if "cached" not in stages[stage]] == ["export", "register"]
+    line.git("checkout", "--", ".")
+
+
+def test_a_queued_experiment_on_finetuning_leaves_tune_alone_and_logs_to_the_project(line: Project) -> None:
+    before = len(query(line, RUNS))
+    line.dvc("exp", "run", "--queue", "--name", "longer", "--set-param", "finetune.epochs=3")
+    line.dvc("exp", "run", "--run-all")
+    fresh = [row for row in query(line, RUNS)[before:] if "cached" not in row[1]]
+    assert [row[0] for row in fresh if row[0]] == ["finetune", "evaluate", "export", "register"]
+    assert {row[2] for row in fresh} == {"FINISHED"}
+    assert "longer" in line.dvc("exp", "show", "--csv")
+
+
+def test_a_changed_image_wakes_prepare(line: Project) -> None:
+    image = line.root.parent / "images" / "blue" / "00.png"
+    kept = image.read_bytes()
+    image.write_bytes((image.parent / "02.png").read_bytes())
+    try:
+        assert "prepare" in line.dvc("status")
+    finally:
+        image.write_bytes(kept)
+
+
+def test_a_mistake_in_params_stops_the_line_with_one_message(line: Project) -> None:
+    path = Path(line.root / "params.yaml")
+    kept = path.read_text(encoding="utf-8")
+    path.write_text(kept + "  max_ec: 0.2\n", encoding="utf-8")
+    try:
+        done = line.run(sys.executable, "-m", "pipeline.register")
+    finally:
+        path.write_text(kept, encoding="utf-8")
+    assert done.returncode == 1
+    assert "did you mean 'max_ece'?" in done.stderr
+    assert "Traceback" not in done.stderr
