@@ -1,13 +1,20 @@
 """What many tests need: small separable arrays and a recorder that keeps what it is told."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: workers share two cores, and the sums stay the same
 
 import numpy as np
 import pytest
 
 from transferline.artifacts import Arrays
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite-golden", action="store_true", help="keep the numbers seen as tests/golden's own")
 
 
 @dataclass

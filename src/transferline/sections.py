@@ -100,7 +100,7 @@ class Fit(Section):
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: weight of a class inversely proportional to its count"
     )
-    gradient_clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; null: not clipped")
+    gradient_clip: float | None = Field(None, gt=0, description="largest norm of the gradient; null: not clipped")
     backbone_lr_factor: float = Field(
         0.5, gt=0, le=1, description="learning rate of the backbone as a share of the head's"
     )
@@ -108,14 +108,14 @@ class Fit(Section):
         "auto", description="auto: bf16-mixed on a GPU that has it, 32-true else"
     )
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field("auto", description="of Lightning")
-    devices: int | Literal["auto"] = Field("auto", description="of Lightning: how many; -1: all")
+    devices: int | Literal["auto"] = Field("auto", description="auto takes one; more than 1 is not supported yet")
     channels_last: bool = Field(True, description="memory format; faster on CPUs and on tensor cores")
 
     @field_validator("devices")
     @classmethod
-    def _some(cls, devices: int | Literal["auto"]) -> int | Literal["auto"]:
-        if isinstance(devices, int) and devices < 1 and devices != -1:
-            raise ValueError(f"{devices} is no number of devices; 1 is the smallest, -1 takes all")
+    def _one(cls, devices: int | Literal["auto"]) -> int | Literal["auto"]:
+        if devices not in ("auto", 1):
+            raise ValueError(f"{devices} devices are not supported; the nearest right value is 1")
         return devices
 
 
@@ -183,7 +183,7 @@ class Search(Section):
 class Start(Section):
     """Values of the first trial, and the answer when there are no trials."""
 
-    lr: float = Field(1.5e-3, gt=0, le=MAX_LR, description="learning rate of the head")
+    lr: float = Field(2e-3, gt=0, le=MAX_LR, description="learning rate of the head")
     batch_size: int = Field(32, ge=1, description="images a step")
     freeze_depth: int = Field(3, ge=0, description="frozen blocks, from the input on")
 
@@ -238,7 +238,7 @@ class Export(Section):
     batch_size: int = Field(32, ge=2, description="the N at which the test split is replayed, beside 1")
     tolerance: float = Field(1e-3, gt=0, le=0.1, description="largest difference of a probability from evaluate's")
     tie: float = Field(1e-4, ge=0, le=0.1, description="top-1 may differ where two probabilities are this close")
-    latency_repeats: int = Field(30, ge=3, le=10_000, description="timed runs behind each median")
+    latency_repeats: int = Field(10, ge=3, le=10_000, description="timed runs behind each median")
 
 
 class Register(Section):

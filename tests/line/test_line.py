@@ -83,15 +83,7 @@ def test_metrics_and_plots_are_shown(line: Project) -> None:
 
 def test_predict_names_each_image_and_the_bad_one(line: Project) -> None:
     images = line.root.parent / "images" / "red"
-    command = [
-        sys.executable,
-        "-m",
-        "transferline.deploy.cli",
-        "predict",
-        "models/onnx/model.onnx",
-        str(images),
-        "--json",
-    ]
+    command = ["transferline", "predict", "models/onnx/model.onnx", str(images), "--json"]
     done = line.run(*command)
     answers = [json.loads(row) for row in done.stdout.splitlines()]
     assert done.returncode == 1

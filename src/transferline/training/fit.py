@@ -99,6 +99,7 @@ def fit(
     """
     _quieten()
     pl.seed_everything(seed, verbose=False)
+    torch.set_flush_denormal(True)  # weights that decay to almost nothing slow a CPU down and change nothing
     module = Trainee(classifier, config, lr, class_weights(splits.train, config))
     if config.channels_last:
         classifier.to(memory_format=torch.channels_last)
@@ -143,7 +144,7 @@ def _trainer(config: Fit, callbacks: list[Callback]) -> pl.Trainer:
     return pl.Trainer(
         max_epochs=config.epochs,
         accelerator=config.accelerator,
-        devices=config.devices,
+        devices=1,  # on a machine with several GPUs, Lightning's own 'auto' would start this stage once for each
         precision=pick_precision(config),
         gradient_clip_val=config.gradient_clip,
         callbacks=callbacks,
