@@ -100,6 +100,7 @@ def fit(
     _quieten()
     pl.seed_everything(seed, verbose=False)
     torch.set_flush_denormal(True)  # weights that decay to almost nothing slow a CPU down and change nothing
+    classifier.train()  # Lightning keeps the mode it finds, and a classifier just loaded is in eval mode
     module = Trainee(classifier, config, lr, class_weights(splits.train, config))
     if config.channels_last:
         classifier.to(memory_format=torch.channels_last)

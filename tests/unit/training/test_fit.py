@@ -70,6 +70,12 @@ CHOICES = [
 ]
 
 
+def test_a_classifier_that_comes_in_eval_mode_is_trained_as_any_other(fresh: Net, splits: Splits) -> None:
+    first, _ = trained(deepcopy(fresh).train(), splits, Fit(epochs=1))
+    again, _ = trained(deepcopy(fresh).eval(), splits, Fit(epochs=1))
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in first.state_dict().items())
+
+
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
 def test_every_choice_trains(fresh: Net, splits: Splits, choice: dict[str, Any]) -> None:
     net, history = trained(fresh, splits, Fit(epochs=2, **choice), depth=12)
