@@ -1,5 +1,6 @@
 """The one definition of preprocessing: arrays store its result, the ONNX graph contains it."""
 
+from collections.abc import Iterator
 from typing import Literal, cast
 
 import torch
@@ -7,14 +8,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Fit = Literal["squash", "crop", "pad"]
-PAD_VALUE = 128.0  # mid-grey; a whole level, since 127.5 would round up or down by the noise of a resize
+PAD_VALUE = 128  # mid-grey
+_BAND = 32  # output rows that are made at once: bounds the memory of a large image
 
 
 class Resize(nn.Module):
     """Decoded RGB images of one size to the square input of the network.
 
-    Antialiased bilinear interpolation in float32, then rounded and clipped to whole grey levels,
-    so that the result survives storage as uint8 exactly.
+    Antialiased bilinear interpolation, the triangle filter of Pillow and of torch's `antialias=True`, then rounded
+    and clipped to whole grey levels, so that the result survives storage as uint8 exactly.
+
+    The resize kernels of torch and onnxruntime differ by some thousandths of a grey level, more in large images, and
+    so round a few pixels of every image differently. Here the filter is written out in whole numbers, which float64
+    adds without error in any order (to 25,000 pixels a side at 224): every engine gives the same bytes.
 
     Args:
         size: side of the output in pixels.
@@ -35,13 +41,38 @@ class Resize(nn.Module):
             inside = torch.arange(side, device=images.device)
             images = images.index_select(1, inside + (height - side) // 2)
             images = images.index_select(2, inside + (width - side) // 2)
-        pixels = images.permute(0, 3, 1, 2).float()
-        if self.fit == "pad":
+        elif self.fit == "pad":
             side = cast("int", torch.sym_max(height, width))
             top, left = (side - height) // 2, (side - width) // 2
-            margins = (left, side - width - left, top, side - height - top)
-            pixels = functional.pad(pixels, margins, value=PAD_VALUE)
-        resized = functional.interpolate(
-            pixels, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False
-        )
-        return resized.round().clamp(0, 255)
+            margins = (0, 0, left, side - width - left, top, side - height - top)
+            images = functional.pad(images, margins, value=PAD_VALUE)
+        return _interpolated(images.permute(0, 3, 1, 2), self.size).round().clamp(0, 255).float()
+
+
+def _interpolated(pixels: Tensor, size: int) -> Tensor:
+    """uint8 [B, 3, H, W] -> float64 [B, 3, size, size], not rounded."""
+    height, width = (list(_bands(length, size, pixels.device)) for length in pixels.shape[2:])
+    rows = torch.cat([weights @ pixels.index_select(2, seen).double() for seen, weights in height], 2)
+    sums = torch.cat([rows.index_select(3, seen) @ weights.T for seen, weights in width], 3)
+    of_rows, of_columns = (torch.cat([weights.sum(1) for _, weights in bands]) for bands in (height, width))
+    return sums / (of_rows[:, None] * of_columns)
+
+
+def _bands(length: int, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of `size` output lines, band by band: the input lines that a band sees, and how much each output weighs them.
+
+    An output line is the middle of its share of the input, and sees `reach` to either side of it, in a triangle.
+    Distances are counted in 1 / (2 * size) of an input line, so that all of them are whole numbers.
+
+    Yields:
+        int64 [K] of 0..length - 1, and whole float64 [lines of the band, K].
+    """
+    reach = cast("int", 2 * torch.sym_max(length, size))
+    for first in range(0, size, _BAND):
+        last = min(first + _BAND, size) - 1
+        start = torch.sym_max(((2 * first + 1) * length - reach) // (2 * size), 0)
+        stop = torch.sym_min(((2 * last + 1) * length + reach) // (2 * size) + 1, length)
+        seen = torch.arange(start, stop, device=device)
+        middles = (2 * torch.arange(first, last + 1, device=device)[:, None] + 1) * length
+        distances = (middles - (2 * seen + 1) * size).abs()
+        yield seen, (reach - distances).clamp(min=0).double()

@@ -16,7 +16,7 @@ from transferline.errors import UserError
 from transferline.sections import Export
 
 Probabilities = npt.NDArray[np.float32]
-_BATCH_PIXELS = 32_000_000  # the graph holds a batch in float32 before it is resized: 384 MB for this many
+_BATCH_PIXELS = 32_000_000  # resizing them takes some 15 bytes a pixel: 480 MB for this many
 _DIGITS = 9  # below float32's resolution of a probability
 _SHOWN = 5
 

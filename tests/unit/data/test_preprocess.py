@@ -1,5 +1,7 @@
 """The one definition of preprocessing: whole grey levels of an antialiased resize, squashed, cropped or padded."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,7 +10,6 @@ from torch.nn import functional
 from transferline.data.preprocess import PAD_VALUE, Fit, Resize
 
 FITS: tuple[Fit, ...] = ("squash", "crop", "pad")
-ROUNDING = 0.5 + 1e-3  # of a grey level, and the noise of float32
 
 
 def _images(height: int, width: int, count: int = 2) -> Tensor:
@@ -18,8 +19,8 @@ def _images(height: int, width: int, count: int = 2) -> Tensor:
 
 
 def _interpolated(images: Tensor, size: int) -> Tensor:
-    """float32 [B, 3, size, size]: torch's own antialiased bilinear resize, not rounded."""
-    pixels = images.permute(0, 3, 1, 2).float()
+    """float64 [B, 3, size, size]: torch's own antialiased bilinear resize, not rounded."""
+    pixels = images.permute(0, 3, 1, 2).double()
     return functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
@@ -31,10 +32,34 @@ def test_every_size_becomes_whole_grey_levels(fit: Fit, height: int, width: int)
     assert torch.equal(resized, resized.to(torch.uint8).float())
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 80), (20, 15)])
-def test_squash_is_torchs_antialiased_resize_rounded(height: int, width: int) -> None:
+@pytest.mark.parametrize("size", [32, 75])  # one band of rows, and several, the last one not full
+@pytest.mark.parametrize(("height", "width"), [(640, 80), (20, 15), (1, 1), (33, 1000)])
+def test_squash_is_torchs_antialiased_resize_rounded(height: int, width: int, size: int) -> None:
     images = _images(height, width)
-    assert (Resize(32)(images) - _interpolated(images, 32)).abs().max() <= ROUNDING
+    assert (Resize(size)(images) - _interpolated(images, size)).abs().max() <= 0.5 + 1e-9
+
+
+def test_the_sums_are_exact() -> None:
+    images = _images(23, 17, count=1)
+    exact = [[_exact(images[0, :, :, 0].tolist(), row, column, 12) for column in range(12)] for row in range(12)]
+    assert Resize(12)(images)[0, 0].tolist() == [[round(level) for level in line] for line in exact]
+
+
+def _exact(image: list[list[int]], row: int, column: int, size: int) -> Fraction:
+    """One pixel of the resized image, in fractions; `round` takes halves to even, as IEEE does."""
+    rows, columns = _triangle(len(image), row, size), _triangle(len(image[0]), column, size)
+    total = sum(rows) * sum(columns)
+    products = (
+        y * x * level for y, line in zip(rows, image, strict=True) for x, level in zip(columns, line, strict=True)
+    )
+    return sum(products, Fraction()) / total
+
+
+def _triangle(length: int, output: int, size: int) -> list[Fraction]:
+    """Weight of each input line, 1 at the middle of the output's share and 0 from one share (or line) away."""
+    scale = Fraction(length, size)
+    distances = [abs(Fraction(2 * line + 1, 2) - Fraction(2 * output + 1, 2) * scale) for line in range(length)]
+    return [max(1 - distance / max(scale, 1), Fraction()) for distance in distances]
 
 
 def test_antialiasing_matters_when_an_image_shrinks() -> None:
@@ -61,7 +86,7 @@ def test_crop_takes_the_central_square(transposed: bool) -> None:
 @pytest.mark.parametrize("transposed", [False, True])
 def test_pad_centres_the_whole_image_on_mid_grey(transposed: bool) -> None:
     images = _images(32, 21)
-    padded = torch.full((2, 32, 32, 3), PAD_VALUE)
+    padded = torch.full((2, 32, 32, 3), float(PAD_VALUE))
     padded[:, :, 5:26] = images.float()  # (32 - 21) // 2 on the left
     if transposed:
         images, padded = images.transpose(1, 2), padded.transpose(1, 2)

@@ -1,30 +1,57 @@
 """The exported graph is the torch module, on images of any size."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
+import torch
+from torch import nn
 
+from transferline.data.preprocess import Fit, Resize
 from transferline.deploy import export
 
-from .conftest import CLASSES, Line, make_deployed, predict
+from .conftest import CLASSES, Line, make_card, make_deployed, predict
 
-ODD_SIZES = {"landscape": (41, 67), "portrait": (75, 38), "square": (53, 53), "small": (13, 9), "line": (1, 50)}
+Floats = npt.NDArray[np.float32]
+Images = npt.NDArray[np.uint8]
+
+SIZES = {
+    "landscape": (41, 67),
+    "portrait": (75, 38),
+    "square": (53, 53),
+    "small": (13, 9),
+    "line": (1, 50),
+    "large": (601, 1023),
+}
+
+
+def test_graph_agrees_with_torch_on_images_of_any_size(line: Line) -> None:
+    for name, images, (found, _) in _run(line.model):
+        np.testing.assert_allclose(found, predict(line.deployed, images), atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
-def test_graph_agrees_with_torch_on_images_of_any_size(resize: str, tmp_path: Path) -> None:
-    deployed, rng = make_deployed(resize), np.random.default_rng(1)
-    export.write_onnx(deployed, tmp_path / "model.onnx", 20, {})
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    for name, (height, width) in ODD_SIZES.items():
+def test_pixels_in_the_graph_are_those_of_the_arrays_to_the_last_bit(resize: Fit, tmp_path: Path) -> None:
+    model, card = tmp_path / "model.onnx", replace(make_card(resize), input_size=40)
+    export.write_onnx(export.Deployed(nn.Flatten(), card, 1.0), model, 20, {})
+    for name, images, (_, pixels) in _run(model):
+        expected = Resize(40, resize)(torch.from_numpy(images)).flatten(1)
+        np.testing.assert_array_equal(pixels, expected, err_msg=name)
+
+
+def _run(model: Path) -> Iterator[tuple[str, Images, tuple[Floats, Floats]]]:
+    """Noise of every size through the graph: its name, the images, and both outputs."""
+    session, rng = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]), np.random.default_rng(1)
+    for name, (height, width) in SIZES.items():
         for batch in (1, 3):
             images = rng.integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
-            (found,) = session.run(["probabilities"], {"images": images})
-            np.testing.assert_allclose(found, predict(deployed, images), atol=5e-4, err_msg=f"{name}, batch {batch}")
+            yield f"{name}, batch {batch}", images, session.run(None, {"images": images})
 
 
 def test_ways_to_make_an_image_square_differ() -> None:
