@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from transferline.deploy.inputs import Input
     from transferline.deploy.predictor import Predictor
 
-_MAX_PIXELS = 200_000_000  # an image to predict may come from anywhere: the guard against decompression bombs
-
 
 class _Group(TyperGroup):
     """A user's mistake is one message on stderr and exit code 1, without a traceback."""
@@ -76,10 +74,7 @@ def predict(
 
 def _ranked(predictor: "Predictor", given: "Input") -> list[tuple[str, float]]:
     """Classes with their probabilities, the likeliest first."""
-    from transferline.data import images
-
-    pixels = images.decode(given.source, max_pixels=_MAX_PIXELS)
-    (probabilities,) = predictor.predict(pixels[None]).tolist()
+    probabilities = predictor.predict_file(given.source).tolist()
     return sorted(zip(predictor.classes, probabilities, strict=True), key=lambda pair: -pair[1])
 
 

@@ -16,6 +16,7 @@ from transferline.errors import UserError
 
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _ERRORS_ONLY = 3
+_MAX_PIXELS = 200_000_000  # a file to predict may come from anywhere: the guard against decompression bombs
 
 
 class Predictor:
@@ -47,9 +48,10 @@ class Predictor:
         assert isinstance(probabilities, np.ndarray)
         return probabilities
 
-    def predict_file(self, path: Path) -> npt.NDArray[np.float32]:
-        """Probabilities float32 [C] of an image file. Raises what `images.decode` raises."""
-        return np.asarray(self.predict(images.decode(path)[np.newaxis])[0])
+    def predict_file(self, source: Path | bytes) -> npt.NDArray[np.float32]:
+        """Probabilities float32 [C] of an image file, or of its content. Raises what `images.decode` raises."""
+        pixels = images.decode(source, max_pixels=_MAX_PIXELS)
+        return np.asarray(self.predict(pixels[np.newaxis])[0])
 
 
 def _open(path: Path) -> onnxruntime.InferenceSession:

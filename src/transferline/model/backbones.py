@@ -64,9 +64,14 @@ def _parts(model: nn.Module, *groups: str) -> list[nn.Module]:
     return [nn.Sequential(*(getattr(model, name) for name in group.split())) for group in groups]
 
 
+def _layers(model: nn.Module, name: str) -> list[nn.Module]:
+    """The layers of the container of that name, in order."""
+    return list(getattr(model, name))
+
+
 def _efficientnet(model: nn.Module) -> list[nn.Module]:
     """Tan and Le 2019 (arXiv 1905.11946): stem, the seven stages, the final 1x1 convolution."""
-    return [*_parts(model, "conv_stem bn1"), *model.blocks, *_parts(model, "conv_head bn2")]  # type: ignore[misc]
+    return [*_parts(model, "conv_stem bn1"), *_layers(model, "blocks"), *_parts(model, "conv_head bn2")]
 
 
 def _resnet(model: nn.Module) -> list[nn.Module]:
@@ -76,7 +81,7 @@ def _resnet(model: nn.Module) -> list[nn.Module]:
 
 def _features(model: nn.Module) -> list[nn.Module]:
     """MobileNetV3, Howard et al. 2019 (arXiv 1905.02244): every element of `features`."""
-    return list(model.features)  # type: ignore[arg-type]
+    return _layers(model, "features")
 
 
 def _vgg(model: nn.Module) -> list[nn.Module]:
@@ -84,7 +89,7 @@ def _vgg(model: nn.Module) -> list[nn.Module]:
     from torch import nn
 
     blocks: list[list[nn.Module]] = [[]]
-    for layer in model.features:  # type: ignore[union-attr]
+    for layer in _layers(model, "features"):
         blocks[-1].append(layer)
         if isinstance(layer, nn.MaxPool2d):
             blocks.append([])

@@ -141,7 +141,7 @@ def predict_logits(
         float32 [N, C].
     """
     device = pick_device()
-    classifier = classifier.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    classifier = classifier.eval().to(device).to(memory_format=torch.channels_last)
     parts = []
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # what is deployed must reproduce these numbers
         for start in track(range(0, len(images), batch_size), description=description):

@@ -101,22 +101,27 @@ def fit(
     pl.seed_everything(seed, verbose=False)
     torch.set_flush_denormal(True)  # weights that decay to almost nothing slow a CPU down and change nothing
     classifier.train()  # Lightning keeps the mode it finds, and a classifier just loaded is in eval mode
-    module = Trainee(classifier, config, lr, class_weights(splits.train, config))
     if config.channels_last:
         classifier.to(memory_format=torch.channels_last)
     history = History()
-    monitor, mode = MONITORS[config.monitor]
-    scratch = project_root() / ".cache" / "checkpoints"
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        checkpoint = ModelCheckpoint(folder, "best", monitor=monitor, mode=mode, save_weights_only=True)
-        trainer = _trainer(config, [_Report(label, history, recorder), checkpoint, *callbacks])
-        trainer.fit(module, datamodule=ViewData(splits, batch_size, seed, fraction))
-        best = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
-    module.cpu().load_state_dict(best["state_dict"])
-    history.best_epoch = int(best["epoch"])
+    module = Trainee(classifier, config, lr, class_weights(splits.train, config))
+    data = ViewData(splits, batch_size, seed, fraction)
+    history.best_epoch = _fit(module, data, config, [_Report(label, history, recorder), *callbacks])
     classifier.eval()
     return history
+
+
+def _fit(module: Trainee, data: ViewData, config: Fit, callbacks: list[Callback]) -> int:
+    """Train, bring back the weights of the best epoch, and say which it was."""
+    scratch = project_root() / ".cache" / "checkpoints"
+    scratch.mkdir(parents=True, exist_ok=True)
+    monitor, mode = MONITORS[config.monitor]
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        checkpoint = ModelCheckpoint(folder, "best", monitor=monitor, mode=mode, save_weights_only=True)
+        _trainer(config, [*callbacks, checkpoint]).fit(module, datamodule=data)
+        best = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
+    module.cpu().load_state_dict(best["state_dict"])
+    return int(best["epoch"])
 
 
 def class_weights(train: Arrays, config: Fit) -> Tensor | None:

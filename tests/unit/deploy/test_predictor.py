@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from transferline.data.images import ImageError
 from transferline.deploy import export
@@ -17,7 +18,7 @@ def test_predicts_what_evaluate_reported(line: Line) -> None:
     predictor = Predictor(line.model)
     predictions = line.reference.predictions
     found = np.stack([predictor.predict_file(line.reference.root / path) for path in predictions.paths])
-    np.testing.assert_allclose(found, predictions.probabilities, atol=1e-3)
+    np.testing.assert_allclose(found, predictions.probabilities, atol=1e-5)
     assert predictor.classes == CLASSES
     assert predictor.metadata["backbone"] == "tiny"
 
@@ -43,3 +44,9 @@ def test_broken_image_raises(line: Line, tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(b"no image")
     with pytest.raises(ImageError):
         Predictor(line.model).predict_file(tmp_path / "x.jpg")
+
+
+def test_decompression_bomb_is_refused_before_it_is_decoded(line: Line, tmp_path: Path) -> None:
+    Image.new("1", (20_000, 10_001)).save(tmp_path / "bomb.png")  # 200 million pixels in 25 KB
+    with pytest.raises(ImageError, match="over the limit of 200000000"):
+        Predictor(line.model).predict_file(tmp_path / "bomb.png")

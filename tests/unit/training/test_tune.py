@@ -66,8 +66,8 @@ def test_sampled_values_reach_the_training(splits: Splits, trained: list[dict[st
         assert call["config"].weight_decay == params["weight_decay"]
         assert call["config"].label_smoothing == params["label_smoothing"]
     assert len({params["lr"] for params in asked}) == 5
-    winner = min(asked, key=lambda params: abs(params["lr"] - 2e-3))  # type: ignore[arg-type, operator]
-    assert (best.lr, best.dropout) == (winner["lr"], winner["dropout"])
+    winner = min(trained, key=lambda call: abs(call["lr"] - 2e-3))
+    assert (best.lr, best.dropout) == (winner["lr"], winner["net"].head.dropout.p)
 
 
 def test_the_first_trial_is_the_start(splits: Splits, trained: list[dict[str, Any]]) -> None:
