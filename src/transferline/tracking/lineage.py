@@ -117,6 +117,8 @@ def _link(client: "MlflowClient", parent: "Run", record: artifacts.RunRecord) ->
     link = client.create_run(parent.info.experiment_id, tags=tags, run_name=f"{record.stage} (cached)").info.run_id
     if original is not None:
         store.log(client, link, params=original.data.params, metrics=original.data.metrics)
+        if original.inputs is not None:
+            client.log_inputs(link, original.inputs.dataset_inputs)
     client.set_terminated(link, "FINISHED")
     client.set_tag(parent.info.run_id, LINKED + record.stage, record.run_id)
 

@@ -122,8 +122,9 @@ def _stage_tags(name: str, parent_id: str) -> dict[str, str]:
 
 
 def _log_given(run: StageRun, params: Params, hashes: Mapping[str, str]) -> None:
-    """What went in: every parameter as resolved, and the hash of every input."""
+    """What went in: every parameter as resolved, and every input with its hash."""
     _log_params(run, _flat(params.resolved()))
+    store.log_inputs(run.client, run.run_id, hashes)
     run.set_tags({f"input.{path}": digest for path, digest in hashes.items()})
     _log_json(run, "params.json", params.resolved())
     _log_json(run, "inputs.json", hashes)

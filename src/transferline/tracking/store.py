@@ -1,5 +1,6 @@
 """Where runs are kept: the address, the first opening, and the names that MLflow accepts."""
 
+import json
 import logging
 import os
 import re
@@ -23,6 +24,8 @@ _T = TypeVar("_T")
 
 MAX_KEY = 250  # characters of a parameter's, metric's or tag's name
 MAX_VALUE = 6000  # characters of a parameter's value
+MAX_DATA_SET = 500  # characters of a data set's name
+MAX_DIGEST = 36  # characters of its digest
 
 
 def folder() -> Path:
@@ -113,6 +116,20 @@ def log(
         client.log_batch(run_id, metrics=[Metric(key(name), float(value), now, step) for name, value in figures])
     for pairs in _batches(tags, 100):
         client.log_batch(run_id, tags=[RunTag(key(name), value) for name, value in pairs])
+
+
+def log_inputs(client: "MlflowClient", run_id: str, hashes: Mapping[str, str]) -> None:
+    """Show files and folders, path -> sha256, in the run's list of data sets."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    used = [
+        DatasetInput(
+            Dataset(path[:MAX_DATA_SET], digest[:MAX_DIGEST], "local", json.dumps({"uri": path})),
+            [InputTag("mlflow.data.context", "input")],
+        )
+        for path, digest in hashes.items()
+    ]
+    client.log_inputs(run_id, used)
 
 
 @contextmanager

@@ -28,7 +28,9 @@ def test_parent_is_shown_running_while_a_stage_runs(project):
 
 
 def test_a_new_state_gets_a_new_parent_with_links_to_the_reused_runs(project):
-    fetch, prepare = project.passes("fetch"), project.passes("prepare")
+    fetch = project.passes("fetch")
+    with project.stage("prepare", (Path("params.yaml"),)) as prepare:
+        prepare.log_metrics({"figure": 7})
     project.edit()
     augment = project.passes("augment")
     assert augment.parent_id != fetch.parent_id
@@ -39,7 +41,8 @@ def test_a_new_state_gets_a_new_parent_with_links_to_the_reused_runs(project):
     assert link.data.tags["transferline.cached_from"] == prepare.run_id
     assert f"/runs/{prepare.run_id}" in link.data.tags["mlflow.note.content"]
     assert link.data.params["seed"] == "1"
-    assert link.data.metrics["figure"] == len("prepare")
+    assert link.data.metrics["figure"] == 7
+    assert [entry.dataset.name for entry in link.inputs.dataset_inputs] == ["params.yaml"]
 
 
 def test_links_are_made_once(project):

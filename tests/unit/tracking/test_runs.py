@@ -30,13 +30,17 @@ def test_a_value_too_long_for_mlflow_is_cut(project):
     assert logged["fits"] == "y" * 6000
 
 
-def test_inputs_are_hashed_into_tags_and_the_record(project):
+def test_inputs_are_hashed_into_tags_data_sets_and_the_record(project):
     Path("data").mkdir()
     Path("data/a.txt").write_text("a")
     with project.stage("fetch", (Path("data"),)) as run:
         pass
     digest = artifacts.sha256(Path("data"))
-    assert project.run(run.run_id).data.tags["input.data"] == digest
+    logged = project.run(run.run_id)
+    assert logged.data.tags["input.data"] == digest
+    (used,) = (entry.dataset for entry in logged.inputs.dataset_inputs)
+    assert (used.name, json.loads(used.source)["uri"]) == ("data", "data")
+    assert digest.startswith(used.digest)
     record = artifacts.read_run("fetch")
     assert record == artifacts.RunRecord("fetch", run.run_id, run.parent_id, {"data": digest})
 
