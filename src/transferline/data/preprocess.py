@@ -1,6 +1,5 @@
 """The one definition of preprocessing: arrays store its result, the ONNX graph contains it."""
 
-from collections.abc import Iterator
 from typing import Literal, cast
 
 import torch
@@ -51,28 +50,29 @@ class Resize(nn.Module):
 
 def _interpolated(pixels: Tensor, size: int) -> Tensor:
     """uint8 [B, 3, H, W] -> float64 [B, 3, size, size], not rounded."""
-    height, width = (list(_bands(length, size, pixels.device)) for length in pixels.shape[2:])
-    rows = torch.cat([weights @ pixels.index_select(2, seen).double() for seen, weights in height], 2)
-    sums = torch.cat([rows.index_select(3, seen) @ weights.T for seen, weights in width], 3)
-    of_rows, of_columns = (torch.cat([weights.sum(1) for _, weights in bands]) for bands in (height, width))
-    return sums / (of_rows[:, None] * of_columns)
+    height, width = (_bands(length, size, pixels.device) for length in pixels.shape[2:])
+    rows = torch.cat(
+        [weights @ pixels.index_select(2, seen).double() for seen, weights in zip(*height, strict=True)], 2
+    )
+    sums = torch.cat([rows.index_select(3, seen) @ weights.T for seen, weights in zip(*width, strict=True)], 3)
+    of_rows, of_columns = (weights.sum(2).flatten() for _, weights in (height, width))
+    return (sums / (of_rows[:, None] * of_columns))[:, :, :size, :size]
 
 
-def _bands(length: int, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Of `size` output lines, band by band: the input lines that a band sees, and how much each output weighs them.
+def _bands(length: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of `size` output lines, in G bands: the K input lines that a band sees, and how much each output weighs them.
 
     An output line is the middle of its share of the input, and sees `reach` to either side of it, in a triangle.
     Distances are counted in 1 / (2 * size) of an input line, so that all of them are whole numbers.
 
-    Yields:
-        int64 [K] of 0..length - 1, and whole float64 [lines of the band, K].
+    Returns:
+        int64 [G, K] of 0..length - 1, and whole float64 [G, _BAND, K]; the last band may go beyond `size`.
     """
     reach = cast("int", 2 * torch.sym_max(length, size))
-    for first in range(0, size, _BAND):
-        last = min(first + _BAND, size) - 1
-        start = torch.sym_max(((2 * first + 1) * length - reach) // (2 * size), 0)
-        stop = torch.sym_min(((2 * last + 1) * length + reach) // (2 * size) + 1, length)
-        seen = torch.arange(start, stop, device=device)
-        middles = (2 * torch.arange(first, last + 1, device=device)[:, None] + 1) * length
-        distances = (middles - (2 * seen + 1) * size).abs()
-        yield seen, (reach - distances).clamp(min=0).double()
+    outputs = torch.arange(-(-size // _BAND) * _BAND, device=device).view(-1, _BAND)
+    first = ((2 * outputs[:, :1] + 1) * length - reach) // (2 * size)
+    seen = first + torch.arange(((_BAND - 1) * length + reach) // size + 2, device=device)
+    distances = ((2 * outputs + 1) * length)[:, :, None] - ((2 * seen + 1) * size)[:, None]
+    inside = (seen >= 0) & (seen < length)
+    weights = (reach - distances.abs()).clamp(min=0) * inside[:, None]
+    return seen.clamp(0, length - 1), weights.double()
