@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from transferline.artifacts import ModelCard, atomic, write_json
@@ -103,7 +104,8 @@ def verified(
     """
     path.unlink(missing_ok=True)
     with atomic(path) as partial:
-        write_onnx(deployed, partial, reference.options.opset, properties)
+        with Console().status("translating the network into an ONNX graph"):
+            write_onnx(deployed, partial, reference.options.opset, properties)
         verdict = parity.verify(partial, reference)
         write_json(report, asdict(verdict))
         verdict.require()

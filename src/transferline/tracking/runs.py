@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
 from transferline import artifacts
 from transferline.config import Params
 from transferline.tracking import lineage, store, watchdog
@@ -72,7 +74,8 @@ def stage(name: str, params: Params, inputs: Sequence[Path]) -> Iterator[StageRu
         UserError: where the store cannot be opened.
     """
     with watchdog.guard() as guard:  # first of all: importing mlflow takes seconds in which one may be killed
-        client = store.connect()
+        with Console().status("opening MLflow"):
+            client = store.connect()
         experiment_id = store.experiment(client, params.tracking.experiment)
         guard.watch(experiment_id, lineage.owner()[lineage.PROCESS])
         lineage.close_abandoned(client, experiment_id)
@@ -83,7 +86,8 @@ def stage(name: str, params: Params, inputs: Sequence[Path]) -> Iterator[StageRu
             opened = client.create_run(experiment_id, tags=_stage_tags(name, parent_id), run_name=name)
             run = StageRun(opened.info.run_id, parent_id, experiment_id, client)
             with _ended(client, run.run_id):
-                hashes = artifacts.input_hashes(inputs)
+                with Console().status("hashing what the stage reads"):
+                    hashes = artifacts.input_hashes(inputs)
                 _log_given(run, params, hashes)
                 yield run
                 artifacts.write_run(artifacts.RunRecord(name, run.run_id, parent_id, hashes))

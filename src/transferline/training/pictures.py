@@ -35,6 +35,7 @@ def _draw(plot: Callable[[optuna.Study], Any], study: optuna.Study, path: Path) 
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", message="Attempting to set identical")  # where all had one batch size
         plot(study)
     figure = plt.gcf()
     figure.set_size_inches(8, 4.5)
