@@ -5,6 +5,7 @@
 Needs a line that has run, and a browser.
 """
 
+import re
 import subprocess
 import sys
 import time
@@ -38,8 +39,10 @@ def run_tree(page: Page) -> None:
     """The newest pipeline with its stages, and the trials beneath tune."""
     page.goto(f"{URL}/#/experiments/1/runs")
     page.wait_for_timeout(15_000)
+    page.get_by_role("button", name="Close").first.click()  # the assistant's panel, which takes half the width
+    page.wait_for_timeout(1_000)
     for name in ("pipeline", "tune"):
-        link = page.locator("a", has_text=name).first.bounding_box()
+        link = page.locator("a", has_text=re.compile(rf"^{name}\b")).first.bounding_box()
         assert link is not None, f"no run called {name}"
         page.mouse.click(link["x"] - 32, link["y"] + link["height"] / 2)  # the plus sign before the name has no label
         page.wait_for_timeout(3_000)

@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 MAX_KEY = 250  # characters of a parameter's, metric's or tag's name
 MAX_VALUE = 6000  # characters of a parameter's value
 MAX_DATA_SET = 500  # characters of a data set's name
-MAX_DIGEST = 36  # characters of its digest
+DIGEST = 12  # characters of its digest, so that MLflow's table has room for the name; tags have the whole
 
 
 def folder() -> Path:
@@ -124,7 +124,7 @@ def log_inputs(client: "MlflowClient", run_id: str, hashes: Mapping[str, str]) -
 
     used = [
         DatasetInput(
-            Dataset(path[:MAX_DATA_SET], digest[:MAX_DIGEST], "local", json.dumps({"uri": path})),
+            Dataset(path[:MAX_DATA_SET], digest[:DIGEST], "local", json.dumps({"uri": path})),
             [InputTag("mlflow.data.context", "input")],
         )
         for path, digest in hashes.items()
