@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from optuna import TrialPruned
 
 from transferline import artifacts
 from transferline.errors import UserError
@@ -116,10 +117,6 @@ def test_a_store_that_fails_does_not_hide_why_the_stage_failed(project, monkeypa
 
     monkeypatch.setattr("mlflow.MlflowClient.set_terminated", broken)
     project.fails("fetch", UserError("wrong"))
-
-
-class TrialPruned(Exception):  # noqa: N818
-    """As optuna names its own."""
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ Each prints a line of JSON when its run is open. `tune` and `train` then wait to
 has no watchdog, as after a power cut.
 """
 
+import importlib
 import json
 import os
 import time
@@ -11,12 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# what opening a store imports: once, before the forks
-import mlflow.store.model_registry.sqlalchemy_store
-import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
-
 from transferline import config, sections, tracking
 from transferline.tracking import watchdog
+
+for store in ("tracking", "model_registry"):  # what opening a store imports: once, before the forks
+    importlib.import_module(f"mlflow.store.{store}.sqlalchemy_store")
 
 WAITING = ("tune", "train")
 STAGES = ("fetch", "prepare", *WAITING)
