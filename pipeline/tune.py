@@ -1,7 +1,7 @@
 """tune: learning rate, batch size and freeze depth, chosen on validation by Optuna."""
 
 from transferline import config, errors, tracking
-from transferline.artifacts import BEST, REPORTS, TRAINING, input_hashes, read_arrays, write_best
+from transferline.artifacts import BEST, REPORTS, TRAINING, read_arrays, write_best
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
             from transferline.training.pictures import draw_study
             from transferline.training.tune import Tuner
 
-            data_key = "".join(input_hashes(TRAINING).values())
+            data_key = "".join(run.inputs.values())
             splits = Splits(read_arrays("train"), read_arrays("val"))
             tuner = Tuner(splits, params.model, params.tune, seed=params.seed, data_key=data_key, recorder=run)
             best, study = tuner.run()

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 Fit = Literal["squash", "crop", "pad"]
 PAD_VALUE = 128  # mid-grey
-_BAND = 32  # output rows that are made at once: bounds the memory of a large image
+_BAND = 32  # output lines that are made at once: bounds the memory of a large image
 
 
 class Resize(nn.Module):

@@ -5,7 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ class StageRun:
     parent_id: str
     experiment_id: str
     client: "MlflowClient"
+    inputs: dict[str, str] = field(default_factory=dict)  # of a stage: path -> sha256
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Log figures; characters that MLflow refuses in a name, as from a class's, become '_'."""
@@ -87,10 +88,10 @@ def stage(name: str, params: Params, inputs: Sequence[Path]) -> Iterator[StageRu
             run = StageRun(opened.info.run_id, parent_id, experiment_id, client)
             with _ended(client, run.run_id):
                 with Console().status("hashing what the stage reads"):
-                    hashes = artifacts.input_hashes(inputs)
-                _log_given(run, params, hashes)
+                    run = replace(run, inputs=artifacts.input_hashes(inputs))
+                _log_given(run, params)
                 yield run
-                artifacts.write_run(artifacts.RunRecord(name, run.run_id, parent_id, hashes))
+                artifacts.write_run(artifacts.RunRecord(name, run.run_id, parent_id, run.inputs))
 
 
 @contextmanager
@@ -125,13 +126,13 @@ def _stage_tags(name: str, parent_id: str) -> dict[str, str]:
     }
 
 
-def _log_given(run: StageRun, params: Params, hashes: Mapping[str, str]) -> None:
+def _log_given(run: StageRun, params: Params) -> None:
     """What went in: every parameter as resolved, and every input with its hash."""
     _log_params(run, _flat(params.resolved()))
-    store.log_inputs(run.client, run.run_id, hashes)
-    run.set_tags({f"input.{path}": digest for path, digest in hashes.items()})
+    store.log_inputs(run.client, run.run_id, run.inputs)
+    run.set_tags({f"input.{path}": digest for path, digest in run.inputs.items()})
     _log_json(run, "params.json", params.resolved())
-    _log_json(run, "inputs.json", hashes)
+    _log_json(run, "inputs.json", run.inputs)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
