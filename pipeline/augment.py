@@ -1,5 +1,6 @@
 """augment: decode once, into clean arrays of every split and augmented views of train."""
 
+from functools import partial
 from pathlib import Path
 
 from transferline import config, errors, tracking
@@ -15,10 +16,12 @@ def main() -> None:
         from transferline.model import backbones
 
         size = params.model.input_size or backbones.input_size(params.model.backbone)
-        recipe = arrays.Recipe(size, params.model.resize, augment.views, augment.policy, params.seed)
+        recipe = arrays.Recipe(size, params.model.resize, augment.views, augment.policy, params.seed, augment.online)
         written = arrays.write(rows, root, recipe, augment.workers)
         names = [transform.name for transform in augment.policy if transform.enabled]
-        pictures.preview(read_arrays("train"), REPORTS / "augment" / "preview.png", names)
+        train = read_arrays("train")
+        draw = partial(arrays.examples, train=train, count=augment.views or 2, seed=params.seed)
+        pictures.preview(train, REPORTS / "augment" / "preview.png", names, draw)
         run.log_metrics({"images": len(rows), "bytes": written})
         run.log_artifacts(REPORTS / "augment")
     print(f"augment: {written / 1e6:.0f} MB at {size} px -> {ARRAYS}", flush=True)

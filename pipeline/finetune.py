@@ -5,15 +5,17 @@ from transferline.artifacts import BEST, FINETUNED, HEAD, TRAINING, read_arrays,
 
 
 def main() -> None:
-    params = config.load("seed", "finetune", "tracking")
+    params = config.load("seed", "activations", "finetune", "tracking")
     best = read_best()
     print(f"finetune: from {HEAD}, with {best.freeze_depth} blocks frozen", flush=True)
     with tracking.stage("finetune", params, inputs=[*TRAINING, HEAD, BEST]) as run:
+        from transferline.model.activations import Cache
         from transferline.training.data import Splits
         from transferline.training.stages import finetune
 
-        splits = Splits(read_arrays("train"), read_arrays("val"))
-        history = finetune(splits, params.finetune, best=best, seed=params.seed, recorder=run)
+        splits = Splits(read_arrays("train"), read_arrays("val"), run.inputs)
+        cache = Cache(params.activations)
+        history = finetune(splits, params.finetune, best=best, seed=params.seed, cache=cache, recorder=run)
         run.log_artifacts(FINETUNED)
     print(f"finetune: validation macro-F1 {history.best['val_macro_f1']:.4f} -> {FINETUNED}", flush=True)
 

@@ -5,14 +5,16 @@ from transferline.artifacts import BEST, HEAD, TRAINING, read_arrays, read_best
 
 
 def main() -> None:
-    params = config.load("seed", "model", "train", "tracking")
+    params = config.load("seed", "model", "activations", "train", "tracking")
     print(f"train: the head on a frozen {params.model.backbone}", flush=True)
     with tracking.stage("train", params, inputs=[*TRAINING, BEST]) as run:
+        from transferline.model.activations import Cache
         from transferline.training.data import Splits
         from transferline.training.stages import train_head
 
-        splits = Splits(read_arrays("train"), read_arrays("val"))
-        history = train_head(splits, params.model, params.train, best=read_best(), seed=params.seed, recorder=run)
+        splits = Splits(read_arrays("train"), read_arrays("val"), run.inputs)
+        cache, best = Cache(params.activations), read_best()
+        history = train_head(splits, params.model, params.train, best=best, seed=params.seed, cache=cache, recorder=run)
         run.log_artifacts(HEAD)
     print(f"train: validation macro-F1 {history.best['val_macro_f1']:.4f} -> {HEAD}", flush=True)
 

@@ -5,7 +5,7 @@ from transferline.artifacts import BEST, REPORTS, TRAINING, read_arrays, write_b
 
 
 def main() -> None:
-    params = config.load("seed", "model", "tune", "tracking")
+    params = config.load("seed", "model", "activations", "tune", "tracking")
     print(f"tune: {params.tune.trials} trials with {params.model.backbone}", flush=True)
     folder = REPORTS / "tune"
     folder.mkdir(parents=True, exist_ok=True)
@@ -16,13 +16,22 @@ def main() -> None:
             best = start_as_best(params.tune, run.run_id)
             print("tune: no trials wanted (tune.trials: 0): tune.start is taken as best", flush=True)
         else:
+            from transferline.model.activations import Cache
             from transferline.training.data import Splits
             from transferline.training.pictures import draw_study
             from transferline.training.tune import Tuner
 
             data_key = "".join(run.inputs.values())
-            splits = Splits(read_arrays("train"), read_arrays("val"))
-            tuner = Tuner(splits, params.model, params.tune, seed=params.seed, data_key=data_key, recorder=run)
+            splits = Splits(read_arrays("train"), read_arrays("val"), run.inputs)
+            tuner = Tuner(
+                splits,
+                params.model,
+                params.tune,
+                seed=params.seed,
+                data_key=data_key,
+                cache=Cache(params.activations),
+                recorder=run,
+            )
             best, study = tuner.run()
             draw_study(study, folder)
             run.log_metrics({f"best_{params.tune.objective}": best.value or 0.0})

@@ -25,6 +25,7 @@ class Params:
     seed: int
     data: sections.Data
     model: sections.Model
+    activations: sections.Activations
     tracking: sections.Tracking
     prepare: sections.Prepare
     augment: sections.Augment

@@ -4,7 +4,7 @@ Every key the line knows is here, with its default, its range and what it means;
 table of parameters is generated from these models.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, Strict, field_validator, model_validator
 
@@ -54,6 +54,24 @@ class Model(Section):
     dropout: float = Field(0.2, ge=0, lt=1, description="dropout before the last layer")
 
 
+class Activations(Section):
+    """The cache of what frozen blocks give; `activations: off` is short for `mode: off`."""
+
+    mode: Literal["auto", "off"] = Field("auto", description="off: every epoch runs the frozen blocks again")
+    dtype: Literal["float16", "bfloat16", "float32"] = Field(
+        "float16", description="as stored; float32 repeats uncached training to the last digits, at twice the size"
+    )
+    max_gb: float = Field(10.0, gt=0, description="budget on disk in GB; what was used longest ago makes room")
+    engine: Literal["auto", "torch", "onnxruntime"] = Field(
+        "auto", description="what computes them; auto measures a few batches"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, given: Any) -> Any:
+        return {"mode": "off"} if given == "off" or given is False else given
+
+
 class Tracking(Section):
     experiment: str = Field("transferline", min_length=1, description="MLflow experiment")
     registered_model: str = Field("transferline", min_length=1, description="name in MLflow's registry")
@@ -73,6 +91,10 @@ class Prepare(Section):
 
 class Augment(Section):
     views: int = Field(2, ge=0, le=64, description="augmented views of each training image, beside the clean one")
+    online: bool = Field(
+        False,
+        description="draw a new view of each training image every epoch; none is stored",
+    )
     workers: int | None = Field(None, ge=0, le=256, description="processes; null: one a core")
     policy: Annotated[tuple[Transform, ...], Strict(False)] = Field((), description="transforms, applied in this order")
 
@@ -190,7 +212,11 @@ class Start(Section):
 
 class Tune(Fit):
     trials: int = Field(8, ge=0, description="trials in all, earlier ones of the same study counted; 0: take `start`")
-    epochs: int = Field(1, ge=1, description="passes over the training images a trial")
+    budget: Literal["epochs", "seconds"] = Field(
+        "epochs", description="what every trial gets the same of; seconds depend on the machine, and so does the result"
+    )
+    epochs: int = Field(1, ge=1, description="passes over the training images a trial, with budget: epochs")
+    seconds: float = Field(30.0, gt=0, description="of training and validation a trial, with budget: seconds")
     train_fraction: float = Field(0.5, gt=0, le=1, description="share of the training images a trial sees, stratified")
     objective: Literal["macro_f1", "loss"] = Field("macro_f1", description="on validation")
     pruner: Literal["median", "none"] = Field("median", description="stop trials below the median of their peers")

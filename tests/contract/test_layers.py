@@ -50,7 +50,7 @@ def test_imports_run_one_way(file: Path) -> None:
         ("optuna", {"training"}),
         ("pytorch_lightning", {"training"}),
         ("sklearn", {"evaluation"}),
-        ("onnxruntime", {"deploy"}),
+        ("onnxruntime", {"deploy", "model"}),
     ],
 )
 def test_each_library_has_its_room(package: str, rooms: set[str]) -> None:

@@ -12,8 +12,9 @@ from tests.conftest import ListRecorder
 from tests.line.conftest import make_images
 from transferline.artifacts import Arrays, Best, read_arrays
 from transferline.data import arrays, manifest, sources
+from transferline.model.activations import Cache
 from transferline.policy import Contrast, HorizontalFlip, Rotation
-from transferline.sections import Finetune, Model, Prepare, Split, Train
+from transferline.sections import Activations, Finetune, Model, Prepare, Split, Train
 from transferline.training.data import Splits
 from transferline.training.stages import finetune, train_head
 
@@ -54,9 +55,11 @@ def test_losses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    splits = Splits(colour_arrays(48, views=2), colour_arrays(15, seed=1))
+    hashes = {"data/augmented/train": "train", "data/augmented/val": "val"}
+    splits = Splits(colour_arrays(48, views=2), colour_arrays(15, seed=1), hashes)
     best = Best(lr=1e-3, batch_size=16, freeze_depth=2, value=None, study="", run_id="")
     model, recorder = Model(backbone="efficientnet_lite0", dropout=0.0), ListRecorder()
-    train_head(splits, model, Train(), best=best, seed=5, recorder=recorder)
-    finetune(splits, Finetune(epochs=2), best=best, seed=5, recorder=recorder)
+    cache = Cache(Activations(mode="off"))
+    train_head(splits, model, Train(), best=best, seed=5, cache=cache, recorder=recorder)
+    finetune(splits, Finetune(epochs=2), best=best, seed=5, cache=cache, recorder=recorder)
     golden("losses", [row[name] for _, row in recorder.metrics for name in ("train_loss", "val_loss")])

@@ -49,6 +49,7 @@ from transferline.artifacts.tables import (
     read_manifest,
     read_predictions,
     write_manifest,
+    write_online,
     write_predictions,
 )
 
@@ -92,6 +93,7 @@ __all__ = [
     "write_card",
     "write_json",
     "write_manifest",
+    "write_online",
     "write_predictions",
     "write_run",
     "write_table",

@@ -3,14 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Strict, TypeAdapter
 
-from transferline.artifacts.files import AGAIN, read_json, read_table, readable, write_table
+from transferline.artifacts.files import AGAIN, read_json, read_table, readable, write_json, write_table
 from transferline.artifacts.paths import ARRAYS, MANIFEST, PREDICTIONS, SplitName
 from transferline.errors import UserError
+from transferline.policy import Transform
+
+ONLINE = "online.json"
+_POLICY: TypeAdapter[tuple[Transform, ...]] = TypeAdapter(Annotated[tuple[Transform, ...], Strict(False)])
 
 
 class ManifestRow(NamedTuple):
@@ -45,12 +50,14 @@ class Arrays:
         labels: int64 [N], indices into `classes`.
         paths: N paths as in the manifest.
         classes: the one order of class names.
+        online: transforms to draw a view with, anew each time an image is trained on; empty where views are stored.
     """
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     paths: list[str]
     classes: list[str]
+    online: tuple[Transform, ...] = ()
 
 
 def read_arrays(split: SplitName, root: Path = ARRAYS) -> Arrays:
@@ -63,7 +70,19 @@ def read_arrays(split: SplitName, root: Path = ARRAYS) -> Arrays:
     paths = read_table(folder / "index.parquet", ["path"])["path"]
     if not len(images) == len(labels) == len(paths):
         raise UserError(f"{folder}: images, labels and index differ in length", AGAIN)
-    return Arrays(images, labels, paths, read_json(root / "classes.json"))
+    return Arrays(images, labels, paths, read_json(root / "classes.json"), _read_online(folder / ONLINE))
+
+
+def write_online(transforms: Sequence[Transform], folder: Path) -> None:
+    """Say beside the training arrays that their views are drawn while training."""
+    write_json(folder / ONLINE, [transform.model_dump(mode="json") for transform in transforms])
+
+
+def _read_online(path: Path) -> tuple[Transform, ...]:
+    if not path.exists():
+        return ()
+    with readable(path):  # pydantic's ValidationError is a ValueError
+        return _POLICY.validate_python(read_json(path))
 
 
 @dataclass(frozen=True)

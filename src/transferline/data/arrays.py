@@ -14,9 +14,10 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from transferline.artifacts import ARRAYS, SPLITS, ManifestRow, write_json, write_table
+from transferline.artifacts import ARRAYS, SPLITS, Arrays, ManifestRow, write_json, write_online, write_table
 from transferline.data import images, transforms
 from transferline.data.folders import replaced
+from transferline.data.images import Pixels
 from transferline.data.preprocess import Fit, Resize
 from transferline.errors import UserError
 from transferline.policy import Transform
@@ -34,6 +35,7 @@ class Recipe:
         views: augmented views of each training image, beside the clean one.
         policy: transforms of the augmented views.
         seed: of the line.
+        online: views are drawn while training, and none is stored.
     """
 
     size: int
@@ -41,10 +43,11 @@ class Recipe:
     views: int
     policy: tuple[Transform, ...]
     seed: int
+    online: bool = False
 
     def shape(self, rows: Sequence[ManifestRow]) -> tuple[int, int, int, int, int]:
         """[N, V, H, W, 3] of the array of `rows`, which are all of one split."""
-        views = 1 + (self.views if rows[0].split == "train" else 0)
+        views = 1 + (self.views if rows[0].split == "train" and not self.online else 0)
         return len(rows), views, self.size, self.size, _CHANNELS
 
 
@@ -72,7 +75,17 @@ def write(rows: Sequence[ManifestRow], root: Path, recipe: Recipe, workers: int 
             labels = np.array([classes.index(row.label) for row in part], dtype=np.int64)
             np.save(partial / split / "labels.npy", labels)
             write_table(partial / split / "index.parquet", _index(part))
+        if recipe.online:
+            write_online([transform for transform in recipe.policy if transform.enabled], partial / "train")
     return needed
+
+
+def examples(image: Pixels, train: Arrays, count: int, seed: int) -> list[Pixels]:
+    """Some views of a stored image as training will draw them; none where views are stored. All uint8 [S, S, 3]."""
+    if not train.online:
+        return []
+    images = torch.from_numpy(np.repeat(image[None], count, axis=0))
+    return list(transforms.drawn(images, train.online, [(seed, view) for view in range(count)]).numpy())
 
 
 def _index(rows: Sequence[ManifestRow]) -> dict[str, list[object]]:

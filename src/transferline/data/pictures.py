@@ -1,7 +1,7 @@
 """Pictures of the data: samples of each class, how the classes are distributed, augmented views."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import TypeVar
@@ -37,17 +37,23 @@ def samples(rows: Sequence[ManifestRow], root: Path, path: Path) -> None:
     _save_grid(grid, names, [], title, path)
 
 
-def preview(train: Arrays, path: Path, names: Sequence[str] = ()) -> None:
+def preview(
+    train: Arrays,
+    path: Path,
+    names: Sequence[str] = (),
+    draw: Callable[[Pixels], Sequence[Pixels]] = lambda _: (),
+) -> None:
     """Originals of train, at the network's input size, each beside its augmented views.
 
     Args:
         names: of the transforms that are switched on, for the title.
+        draw: gives some views of an original, where none is stored.
     """
     rows = _interleaved(train.labels.tolist())[: max(_COLUMNS, min(len(train.classes), _ROWS))]
     views = min(train.images.shape[1], 1 + _COLUMNS)
-    grid = [list(train.images[row, :views]) for row in rows]
+    grid = [[*train.images[row, :views], *draw(train.images[row, 0])] for row in rows]
     labels = [train.classes[train.labels[row]] for row in rows]
-    heads = ["original", *(f"view {view}" for view in range(1, views))]
+    heads = ["original", *(f"view {view}" for view in range(1, len(grid[0])))]
     done = ", ".join(name.replace("_", " ") for name in names) or "no augmentation"
     _save_grid(grid, labels, heads, f"Originals and their views ({done})", path)
 

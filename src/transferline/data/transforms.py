@@ -43,6 +43,26 @@ def views(pixels: Pixels, resize: Resize, transforms: Sequence[Transform], seeds
     return torch.stack([clean, *augmented]).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
+def drawn(images: Tensor, transforms: Sequence[Transform], seeds: Sequence[Sequence[int]]) -> Tensor:
+    """A new view of each stored image, on the device it is on.
+
+    Args:
+        images: uint8 [B, S, S, 3], resized already; a random resized crop is cut from this size.
+        transforms: as in `views`.
+        seeds: entropy of each image's generator.
+
+    Returns:
+        uint8 [B, S, S, 3].
+    """
+    resize = Resize(images.shape[1])
+    switched_on = [transform for transform in transforms if transform.enabled]
+    fresh = [
+        _view(image, image.permute(2, 0, 1).float(), resize, switched_on, np.random.default_rng(seed))
+        for image, seed in zip(images, seeds, strict=True)
+    ]
+    return torch.stack(fresh).to(torch.uint8).permute(0, 2, 3, 1)
+
+
 def _view(
     image: Tensor, clean: Tensor, resize: Resize, transforms: Sequence[Transform], rng: np.random.Generator
 ) -> Tensor:
@@ -125,7 +145,7 @@ def _(transform: policy.Hue, image: Tensor, rng: np.random.Generator) -> Tensor:
 def _(transform: policy.GaussianNoise, image: Tensor, rng: np.random.Generator) -> Tensor:
     sigma = geometry.draw(transform.sigma, rng) / _WHITE
     noise = torch.from_numpy(rng.standard_normal(tuple(image.shape), dtype=np.float32))
-    return (image + sigma * noise).clamp(0, 1)
+    return (image + sigma * noise.to(image.device)).clamp(0, 1)
 
 
 @apply.register
@@ -143,4 +163,4 @@ def _(transform: policy.RandomErasing, image: Tensor, rng: np.random.Generator) 
         return image
     top, left, height, width = box
     values = torch.from_numpy(rng.random((image.shape[0], height, width), dtype=np.float32))
-    return v2.erase(image, top, left, height, width, values)
+    return v2.erase(image, top, left, height, width, values.to(image.device))

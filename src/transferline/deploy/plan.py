@@ -55,7 +55,7 @@ def make(params: Params, layout: Layout, backbone: Spec, free_bytes: int) -> Pla
     _require_weights(params.model.weights)
     splits = split_counts(params, layout)
     size = params.model.input_size or backbone.input_size
-    array_bytes = array_size(splits, params.augment.views, size)
+    array_bytes = array_size(splits, 0 if params.augment.online else params.augment.views, size)
     return Plan(
         classes=layout.classes,
         splits=splits,
@@ -98,7 +98,10 @@ def work(params: Params, splits: dict[SplitName, int]) -> list[Work]:
     ]
     passes = tune.trials * tune.epochs
     how = f"{tune.trials} trials x {tune.epochs} epochs x {sample} images"
+    views = train * (1 + params.augment.views) + val
+    once = Work("tune" if tune.trials else "train", f"frozen blocks, once: {views} views", views, 0)
     return [
+        *([once] if params.activations.mode == "auto" and not params.augment.online else []),
         Work("tune", how, passes * val, passes * sample),
         *(Work(name, how, epochs * val, epochs * train) for name, epochs, how in fits),
         Work("evaluate", f"{val} val and {test} test images", val + test, 0),

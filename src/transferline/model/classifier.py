@@ -40,6 +40,7 @@ class Classifier(nn.Module):
 
     def __init__(self, blocks: list[nn.Module], feature_dim: int, card: ModelCard) -> None:
         super().__init__()
+        self.card = card
         self.blocks = nn.ModuleList(blocks)
         self.head = Head(feature_dim, len(card.classes), card.dropout)
         self.freeze_depth = 0
@@ -49,11 +50,15 @@ class Classifier(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """float32 [B, 3, S, S] of grey levels 0..255 -> logits float32 [B, C]."""
-        features = (pixels - self.mean) / self.std
+        features = self.normalise(pixels)
         for block in self.blocks:
             features = block(features)
         logits: Tensor = self.head(features)
         return logits
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Grey levels 0..255 -> what the backbone's weights expect, both float32 [B, 3, S, S]."""
+        return (pixels - self.mean) / self.std
 
     def freeze(self, depth: int) -> None:
         """Make the first `depth` blocks a fixed function: no gradient, BatchNorm in eval mode.
@@ -77,6 +82,26 @@ class Classifier(nn.Module):
         for block in self.blocks[: self.freeze_depth]:
             block.eval()
         return self
+
+
+class Suffix(nn.Module):
+    """What is trained above the freeze depth, sharing its weights with the whole classifier.
+
+    It takes what the frozen blocks gave: float [B, ...boundary]. Where all blocks are frozen, that is
+    pooled already, and the head's pooling, of a single pixel, changes nothing.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.blocks = classifier.blocks[classifier.freeze_depth :]
+        self.head = classifier.head
+
+    def forward(self, features: Tensor) -> Tensor:
+        """float32 [B, ...boundary] -> logits float32 [B, C]."""
+        for block in self.blocks:
+            features = block(features)
+        logits: Tensor = self.head(features)
+        return logits
 
 
 def build(card: ModelCard, weights: str, seed: int) -> Classifier:

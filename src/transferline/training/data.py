@@ -1,6 +1,7 @@
 """Stored views to batches: which view of which image, in an order that the seed alone decides."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from transferline.artifacts import Arrays
+from transferline.artifacts import ARRAYS, Arrays
+from transferline.model.activations import Cache
+from transferline.model.classifier import Classifier
+from transferline.model.stored import Stored
 
 Picks = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # rows and, for each, a view
+Source = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], Tensor]  # of such picks
+Batch = tuple[Tensor, Tensor, Tensor]  # what the network takes, labels int64 [B], rows int64 [B]
 
 
 class Splits(NamedTuple):
@@ -20,6 +26,24 @@ class Splits(NamedTuple):
 
     train: Arrays
     val: Arrays
+    hashes: Mapping[str, str] = MappingProxyType({})  # path -> sha256 of the arrays, as a stage's run has them
+
+
+class Behind(NamedTuple):
+    """Both splits behind the frozen blocks."""
+
+    train: Stored
+    val: Stored
+
+
+def embed(cache: Cache, classifier: Classifier, splits: Splits, depths: Collection[int]) -> dict[int, Behind]:
+    """The splits behind each of `depths` that the cache has or can compute; none where views are drawn anew."""
+    if splits.train.online:
+        print("augment.online: no view is seen twice, so every epoch runs the frozen blocks", flush=True)
+        return {}
+    train = cache.open(classifier, splits.train, splits.hashes[(ARRAYS / "train").as_posix()], depths, "train")
+    val = cache.open(classifier, splits.val, splits.hashes[(ARRAYS / "val").as_posix()], train, "val")
+    return {depth: Behind(train[depth], val[depth]) for depth in val}
 
 
 class ViewBatches(Sampler[Picks]):
@@ -49,18 +73,15 @@ class ViewBatches(Sampler[Picks]):
             yield rows, views[rows]
 
 
-class ViewDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Batches cut from the memory-mapped arrays.
+class ViewDataset(Dataset[Batch]):
+    """Batches cut from what is memory-mapped: for a pair of rows and views, what `source` gives for them."""
 
-    Items: uint8 [B, S, S, 3] and int64 [B], for a pair of rows and views.
-    """
+    def __init__(self, source: Source, labels: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> None:
+        self.source, self.labels, self.rows = source, labels, rows
 
-    def __init__(self, arrays: Arrays, rows: npt.NDArray[np.int64]) -> None:
-        self.arrays, self.rows = arrays, rows
-
-    def __getitem__(self, picks: Picks) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, picks: Picks) -> Batch:
         rows = self.rows[picks[0]]
-        return torch.from_numpy(self.arrays.images[rows, picks[1]]), torch.from_numpy(self.arrays.labels[rows])
+        return self.source(rows, picks[1]), torch.from_numpy(self.labels[rows]), torch.from_numpy(rows)
 
 
 class ViewData(pl.LightningDataModule):
@@ -71,21 +92,42 @@ class ViewData(pl.LightningDataModule):
         batch_size: images a step; validation takes at least 64 at once.
         seed: of order and views.
         fraction: share of the training images that is used, the same share of every class.
+        behind: what the frozen blocks gave, for a network that starts there; None: uint8 images [B, S, S, 3].
     """
 
-    def __init__(self, splits: Splits, batch_size: int, seed: int, fraction: float = 1.0) -> None:
+    def __init__(
+        self, splits: Splits, batch_size: int, seed: int, fraction: float = 1.0, behind: Behind | None = None
+    ) -> None:
         super().__init__()
-        self.splits, self.batch_size, self.seed = splits, batch_size, seed
+        self.splits, self.batch_size, self.seed, self.behind = splits, batch_size, seed, behind
         self.rows = stratified_rows(splits.train.labels, fraction, seed)
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        batches = ViewBatches(len(self.rows), self.splits.train.images.shape[1], self.batch_size, self.seed)
-        return DataLoader(ViewDataset(self.splits.train, self.rows), batch_size=None, sampler=batches)
+    def train_dataloader(self) -> DataLoader[Batch]:
+        train = self.splits.train
+        source = self.behind.train.take if self.behind else _images(train)
+        batches = ViewBatches(len(self.rows), train.images.shape[1], self.batch_size, self.seed)
+        return DataLoader(ViewDataset(source, train.labels, self.rows), batch_size=None, sampler=batches)
 
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        count, size = len(self.splits.val.labels), max(self.batch_size, 64)
+    def val_dataloader(self) -> DataLoader[Batch]:
+        val, count, size = self.splits.val, len(self.splits.val.labels), max(self.batch_size, 64)
+        source = self.behind.val.take if self.behind else _images(val)
         picks = [(rows, np.zeros_like(rows)) for rows in np.array_split(np.arange(count), max(-(-count // size), 1))]
-        return DataLoader(ViewDataset(self.splits.val, np.arange(count)), batch_size=None, sampler=picks)
+        return DataLoader(ViewDataset(source, val.labels, np.arange(count)), batch_size=None, sampler=picks)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment on the device, where views are drawn anew: a function of seed, epoch and row alone."""
+        assert self.trainer is not None
+        if not (self.splits.train.online and self.trainer.training):
+            return batch
+        from transferline.data.transforms import drawn
+
+        images, labels, rows = batch
+        seeds = [(self.seed, self.trainer.current_epoch, row) for row in rows.tolist()]
+        return drawn(images, self.splits.train.online, seeds), labels, rows
+
+
+def _images(arrays: Arrays) -> Source:
+    return lambda rows, views: torch.from_numpy(arrays.images[rows, views])
 
 
 def stratified_rows(labels: npt.NDArray[np.int64], fraction: float, seed: int) -> npt.NDArray[np.int64]:

@@ -17,9 +17,9 @@ from pytorch_lightning.callbacks.progress import RichProgressBar
 from torch import Tensor
 
 from transferline.artifacts import Arrays, project_root
-from transferline.model.classifier import Classifier
+from transferline.model.classifier import Classifier, Suffix
 from transferline.sections import Fit
-from transferline.training.data import Splits, ViewData
+from transferline.training.data import Behind, Splits, ViewData
 from transferline.training.module import MONITORS, Trainee
 
 
@@ -81,6 +81,7 @@ def fit(
     recorder: Recorder,
     label: str,
     fraction: float = 1.0,
+    behind: Behind | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> History:
     """Train `classifier` in place and leave it, on the CPU, with the weights of its best epoch.
@@ -95,6 +96,7 @@ def fit(
         recorder: where each epoch's metrics go.
         label: starts each printed line.
         fraction: share of the training images used.
+        behind: the splits behind the frozen blocks, where they are kept; the rest alone is then trained and run.
         callbacks: further ones, as a pruner.
     """
     _quieten()
@@ -104,8 +106,9 @@ def fit(
     if config.channels_last:
         classifier.to(memory_format=torch.channels_last)
     history = History()
-    module = Trainee(classifier, config, lr, class_weights(splits.train, config))
-    data = ViewData(splits, batch_size, seed, fraction)
+    net = Suffix(classifier) if behind else classifier
+    module = Trainee(net, config, lr, class_weights(splits.train, config))
+    data = ViewData(splits, batch_size, seed, fraction, behind)
     history.best_epoch = _fit(module, data, config, [_Report(label, history, recorder), *callbacks])
     classifier.eval()
     return history

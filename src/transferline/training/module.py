@@ -10,17 +10,20 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, St
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from transferline.model.classifier import Classifier
+from transferline.model.classifier import Classifier, Suffix
 from transferline.sections import Fit
+from transferline.training.data import Batch
+
+Net = Classifier | Suffix
 
 MONITORS = {"macro_f1": ("val_macro_f1", "max"), "loss": ("val_loss", "min")}
 
 
 class Trainee(pl.LightningModule):
-    """A classifier in training.
+    """A classifier in training, or the suffix of one.
 
     Args:
-        classifier: with its freeze depth set; frozen blocks get no optimiser group.
+        net: with its freeze depth set; frozen blocks get no optimiser group.
         config: how to train.
         lr: learning rate of the head; the backbone's is `lr * config.backbone_lr_factor`.
         class_weights: float32 [C], or None for equal ones.
@@ -28,11 +31,11 @@ class Trainee(pl.LightningModule):
 
     class_weights: Tensor | None
 
-    def __init__(self, classifier: Classifier, config: Fit, lr: float, class_weights: Tensor | None) -> None:
+    def __init__(self, net: Net, config: Fit, lr: float, class_weights: Tensor | None) -> None:
         super().__init__()
-        self.classifier, self.config, self.lr = classifier, config, lr
+        self.net, self.config, self.lr = net, config, lr
         self.register_buffer("class_weights", class_weights, persistent=False)
-        classes = classifier.head.linear.out_features
+        classes = net.head.linear.out_features
         self.val_metrics = MetricCollection(
             {
                 "val_accuracy": MulticlassAccuracy(classes, average="micro"),
@@ -40,12 +43,14 @@ class Trainee(pl.LightningModule):
             }
         )
 
-    def logits(self, images: Tensor) -> Tensor:
-        """uint8 [B, S, S, 3] -> float32 [B, C]."""
-        pixels = images.permute(0, 3, 1, 2).float()  # as stored, this is channels_last already
-        if not self.config.channels_last:
-            pixels = pixels.contiguous()
-        logits: Tensor = self.classifier(pixels)
+    def logits(self, stored: Tensor) -> Tensor:
+        """uint8 images [B, S, S, 3], or a suffix's activations of any float type -> float32 [B, C]."""
+        images = stored.dtype == torch.uint8
+        features = (stored.permute(0, 3, 1, 2) if images else stored).float()
+        if features.ndim == 4:
+            layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+            features = features.contiguous(memory_format=layout)
+        logits: Tensor = self.net(features)
         return logits
 
     def cross_entropy(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
@@ -55,27 +60,27 @@ class Trainee(pl.LightningModule):
         """L1 and L2 on the trained weights; biases and norms (vectors) are left alone."""
         total: Tensor | float = 0.0
         if self.config.l1 or self.config.l2:
-            for weight in self.classifier.parameters():
+            for weight in self.net.parameters():
                 if weight.requires_grad and weight.ndim > 1:
                     total = total + self.config.l1 * weight.abs().sum() + self.config.l2 / 2 * weight.square().sum()
         return total
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        images, labels = batch
-        logits = self.logits(images)
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        stored, labels, _rows = batch
+        logits = self.logits(stored)
         loss = self.cross_entropy(logits, labels, self.config.label_smoothing)
         self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels))
         return loss + self.penalty()
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        images, labels = batch
-        logits = self.logits(images).float()
+    def validation_step(self, batch: Batch, _: int) -> None:
+        stored, labels, _rows = batch
+        logits = self.logits(stored).float()
         self.val_metrics.update(logits, labels)
         self.log("val_loss", self.cross_entropy(logits, labels, 0.0), batch_size=len(labels))
         self.log_dict(self.val_metrics, batch_size=len(labels))
 
     def configure_optimizers(self) -> Any:
-        optimizer = make_optimizer(self.classifier, self.config, self.lr)
+        optimizer = make_optimizer(self.net, self.config, self.lr)
         schedule = self._schedule(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": schedule} if schedule else optimizer
 
@@ -105,10 +110,10 @@ class Trainee(pl.LightningModule):
                 return None
 
 
-def make_optimizer(classifier: Classifier, config: Fit, lr: float) -> Optimizer:
+def make_optimizer(net: Net, config: Fit, lr: float) -> Optimizer:
     """One group for the head and one for what is trained of the backbone, at its lower rate."""
-    head = [weight for weight in classifier.head.parameters() if weight.requires_grad]
-    backbone = [weight for weight in classifier.blocks.parameters() if weight.requires_grad]
+    head = [weight for weight in net.head.parameters() if weight.requires_grad]
+    backbone = [weight for weight in net.blocks.parameters() if weight.requires_grad]
     groups: list[dict[str, Any]] = [{"params": head, "lr": lr, "name": "head"}]
     if backbone:
         groups.append({"params": backbone, "lr": lr * config.backbone_lr_factor, "name": "backbone"})

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from transferline.artifacts import FINETUNED, HEAD, Arrays, Best, ModelCard, write_text
 from transferline.model import backbones, classifier
+from transferline.model.activations import Cache
 from transferline.model.classifier import Classifier
 from transferline.sections import Finetune, Fit, Model, Train
-from transferline.training.data import Splits
+from transferline.training.data import Behind, Splits, embed
 from transferline.training.fit import History, Recorder, fit
 
 HISTORY = "history.csv"
@@ -32,27 +33,40 @@ def with_best(config: Fit, best: Best) -> Fit:
     return config.model_copy(update={key: value for key, value in searched.items() if value is not None})
 
 
-def train_head(splits: Splits, model: Model, config: Train, *, best: Best, seed: int, recorder: Recorder) -> History:
+def train_head(
+    splits: Splits, model: Model, config: Train, *, best: Best, seed: int, cache: Cache, recorder: Recorder
+) -> History:
     """A fresh head on the frozen backbone, written to models/head/."""
     card = make_card(model, splits.train, best.dropout)
     net = classifier.build(card, model.weights, seed)
     net.freeze(len(net.blocks))
-    history = _fit(net, splits, config, best=best, seed=seed, recorder=recorder, label="train")
+    # The same pass over the data leaves what finetune will start from.
+    behind = embed(cache, net, splits, {net.freeze_depth, best.freeze_depth}).get(net.freeze_depth)
+    history = _fit(net, splits, behind, config, best=best, seed=seed, recorder=recorder, label="train")
     _write(net, card, history, HEAD)
     return history
 
 
-def finetune(splits: Splits, config: Finetune, *, best: Best, seed: int, recorder: Recorder) -> History:
+def finetune(splits: Splits, config: Finetune, *, best: Best, seed: int, cache: Cache, recorder: Recorder) -> History:
     """From models/head/, everything above the tuned freeze depth, written to models/finetuned/."""
     net, card = classifier.load(HEAD)
     net.freeze(best.freeze_depth)
-    history = _fit(net, splits, config, best=best, seed=seed, recorder=recorder, label="finetune")
+    behind = embed(cache, net, splits, {best.freeze_depth}).get(best.freeze_depth)
+    history = _fit(net, splits, behind, config, best=best, seed=seed, recorder=recorder, label="finetune")
     _write(net, card, history, FINETUNED)
     return history
 
 
 def _fit(
-    net: Classifier, splits: Splits, config: Fit, *, best: Best, seed: int, recorder: Recorder, label: str
+    net: Classifier,
+    splits: Splits,
+    behind: Behind | None,
+    config: Fit,
+    *,
+    best: Best,
+    seed: int,
+    recorder: Recorder,
+    label: str,
 ) -> History:
     return fit(
         net,
@@ -63,6 +77,7 @@ def _fit(
         seed=seed,
         recorder=recorder,
         label=label,
+        behind=behind,
     )
 
 

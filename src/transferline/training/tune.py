@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from copy import deepcopy
 from typing import Any
 
@@ -16,8 +17,10 @@ from optuna.trial import TrialState
 from transferline.artifacts import Best, project_root
 from transferline.errors import UserError
 from transferline.model import backbones, classifier
+from transferline.model.activations import Cache
 from transferline.sections import FloatRange, Model, Tune
-from transferline.training.data import Splits
+from transferline.training import budget
+from transferline.training.data import Behind, Splits, embed
 from transferline.training.fit import Recorder, fit
 from transferline.training.module import MONITORS
 from transferline.training.stages import make_card
@@ -27,13 +30,18 @@ FURTHER = ("weight_decay", "dropout", "label_smoothing")
 
 
 class _Prune(pl.Callback):
-    """Reports validation after each epoch and stops a hopeless trial."""
+    """Reports validation after each epoch and stops a hopeless trial.
+
+    Trials are compared after the same share of what they are given, in hundredths: with a budget of seconds they
+    have different numbers of epochs.
+    """
 
     def __init__(self, trial: optuna.Trial, monitor: str) -> None:
         self.trial, self.monitor = trial, monitor
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.trial.report(float(trainer.callback_metrics[self.monitor]), trainer.current_epoch)
+        share = 100 * (trainer.current_epoch + 1) // (trainer.max_epochs or 1)
+        self.trial.report(float(trainer.callback_metrics[self.monitor]), share)
         if self.trial.should_prune():
             raise optuna.TrialPruned
 
@@ -47,6 +55,7 @@ class Tuner:
         config: the tune section.
         seed: of sampler, sample of training images, order and weights of the head.
         data_key: identifies the arrays, so that other data means another study.
+        cache: where the trials' frozen blocks keep what they give.
         recorder: the stage's run, under which each trial gets one of its own.
 
     Raises:
@@ -54,12 +63,19 @@ class Tuner:
     """
 
     def __init__(
-        self, splits: Splits, model: Model, config: Tune, *, seed: int, data_key: str, recorder: Recorder
+        self,
+        splits: Splits,
+        model: Model,
+        config: Tune,
+        *,
+        seed: int,
+        data_key: str,
+        cache: Cache,
+        recorder: Recorder,
     ) -> None:
         self.splits, self.model, self.config, self.seed = splits, model, config, seed
-        self.recorder = recorder
+        self.cache, self.recorder = cache, recorder
         self.depth = self._deepest()
-        self.base: classifier.Classifier | None = None
         self.name = study_name(model, config, seed, data_key)
 
     def run(self) -> tuple[Best, optuna.Study]:
@@ -69,8 +85,15 @@ class Tuner:
         if started:
             print(f"tune: study {self.name} continues after {started} trials", flush=True)
         if started < self.config.trials:
+            self.base = classifier.build(make_card(self.model, self.splits.train), self.model.weights, self.seed)
+            self.behind = self._embed()
             study.optimize(self._trial, n_trials=self.config.trials - started, gc_after_trial=True)
         return self._best(study), study
+
+    def _embed(self) -> dict[int, Behind]:
+        """One pass fills every depth that may be asked for."""
+        depths = {*range(self.config.search.freeze_depth.low, self.depth + 1), self.config.start.freeze_depth}
+        return embed(self.cache, self.base, self.splits, depths)
 
     def _deepest(self) -> int:
         blocks = backbones.spec(self.model.backbone).depth
@@ -137,8 +160,14 @@ class Tuner:
                     **{key: values[key] for key in ("weight_decay", "label_smoothing") if key in values},
                 }
             )
+            net, behind = self._classifier(values), self.behind.get(values["freeze_depth"])
+            fraction = self.config.train_fraction
+            if self.config.budget == "seconds":
+                cost = budget.measure(net, self.splits, behind, config, values["batch_size"])
+                config, fraction = budget.spend(cost, self.splits, config)
+            began = time.perf_counter()
             history = fit(
-                self._classifier(values),
+                net,
                 self.splits,
                 config,
                 lr=values["lr"],
@@ -146,17 +175,15 @@ class Tuner:
                 seed=self.seed,
                 recorder=run,
                 label=f"tune: trial {trial.number + 1}",
-                fraction=self.config.train_fraction,
+                fraction=fraction,
+                behind=behind,
                 callbacks=[_Prune(trial, MONITORS[self.config.objective][0])],
             )
             value = history.best[MONITORS[self.config.objective][0]]
-            run.log_metrics({"objective": value})
+            run.log_metrics({"objective": value, "seconds": time.perf_counter() - began})
         return value
 
     def _classifier(self, values: dict[str, Any]) -> classifier.Classifier:
-        if self.base is None:
-            card = make_card(self.model, self.splits.train)
-            self.base = classifier.build(card, self.model.weights, self.seed)
         copy = deepcopy(self.base)
         if "dropout" in values:
             copy.head.dropout.p = values["dropout"]

@@ -46,14 +46,22 @@ def test_arrays_hold_views_of_the_training_images_only() -> None:
 
 def test_work_counts_images_epochs_and_trials(tmp_path: Path) -> None:
     text = "tune: {trials: 5, epochs: 2, train_fraction: 0.5}\ntrain: {epochs: 1}\nfinetune: {epochs: 4}"
+    once = 100 * 3 + 20
     found = plan.work(_params(tmp_path, text), {"train": 100, "val": 20, "test": 30})
     assert [(work.stage, work.forward, work.trained) for work in found] == [
+        ("tune", once, 0),
         ("tune", 5 * 2 * 20, 5 * 2 * 50),
         ("train", 20, 100),
         ("finetune", 80, 400),
         ("evaluate", 50, 0),
         ("export", 60, 0),
     ]
+
+
+@pytest.mark.parametrize("text", ["activations: off", "augment: {online: true}"])
+def test_frozen_blocks_are_not_counted_once_where_every_epoch_runs_them(tmp_path: Path, text: str) -> None:
+    found = plan.work(_params(tmp_path, text), {"train": 100, "val": 20, "test": 30})
+    assert [work.stage for work in found] == ["tune", "train", "finetune", "evaluate", "export"]
 
 
 def test_input_size_is_the_backbones_unless_given(tmp_path: Path) -> None:

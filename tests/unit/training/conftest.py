@@ -11,7 +11,8 @@ from transferline.training.data import Splits
 
 @pytest.fixture(scope="session")
 def splits(colour_arrays: Callable[..., Arrays]) -> Splits:
-    return Splits(colour_arrays(48, views=3), colour_arrays(15, seed=1))
+    hashes = {"data/augmented/train": "train", "data/augmented/val": "val"}
+    return Splits(colour_arrays(48, views=3), colour_arrays(15, seed=1), hashes)
 
 
 @pytest.fixture(autouse=True)

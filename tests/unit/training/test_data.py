@@ -35,7 +35,7 @@ def test_a_last_batch_of_one_is_left_out_but_never_the_only_one() -> None:
 
 def test_validation_sees_the_clean_view_of_every_image_in_order(splits: Splits) -> None:
     batches = list(ViewData(splits, 4, seed=0).val_dataloader())
-    seen = np.concatenate([images.numpy() for images, _ in batches])
+    seen = np.concatenate([images.numpy() for images, *_ in batches])
     np.testing.assert_array_equal(seen, splits.val.images[:, 0])
 
 

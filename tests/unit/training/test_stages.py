@@ -6,11 +6,13 @@ import torch
 from tests.conftest import ListRecorder
 from transferline.artifacts import FINETUNED, HEAD, Best
 from transferline.model import classifier
-from transferline.sections import Finetune, Model, Train
+from transferline.model.activations import Cache
+from transferline.sections import Activations, Finetune, Model, Train
 from transferline.training.data import Splits
 from transferline.training.stages import finetune, train_head, with_best
 
 MODEL = Model(backbone="mobilenet_v3_small", weights="none", dropout=0.1)
+CACHE = Cache(Activations(mode="off"))
 BEST = Best(lr=2e-3, batch_size=16, freeze_depth=6, value=None, study="", run_id="", dropout=0.3)
 
 
@@ -20,13 +22,13 @@ def test_finetune_starts_from_the_trained_head_and_keeps_what_is_frozen(splits: 
         "none",
         seed=1,
     ).state_dict()
-    train_head(splits, MODEL, Train(), best=BEST, seed=1, recorder=ListRecorder())
+    train_head(splits, MODEL, Train(), best=BEST, seed=1, cache=CACHE, recorder=ListRecorder())
     head, card = classifier.load(HEAD)
     assert card.dropout == 0.3
     changed = {key.split(".")[0] for key, value in head.state_dict().items() if not torch.equal(value, fresh[key])}
     assert changed == {"head"}
 
-    finetune(splits, Finetune(epochs=1), best=BEST, seed=1, recorder=ListRecorder())
+    finetune(splits, Finetune(epochs=1), best=BEST, seed=1, cache=CACHE, recorder=ListRecorder())
     tuned, tuned_card = classifier.load(FINETUNED)
     assert tuned_card == card
     before, after = head.state_dict(), tuned.state_dict()

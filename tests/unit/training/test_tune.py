@@ -9,7 +9,8 @@ from optuna.trial import TrialState
 
 from tests.conftest import ListRecorder
 from transferline.errors import UserError
-from transferline.sections import FloatRange, IntRange, Model, Search, Tune
+from transferline.model.activations import Cache
+from transferline.sections import Activations, FloatRange, IntRange, Model, Search, Tune
 from transferline.training import tune
 from transferline.training.data import Splits
 from transferline.training.fit import History
@@ -22,7 +23,8 @@ SEARCH = Search(batch_size=(8, 16, 32), freeze_depth=IntRange(low=2, high=13))
 
 def tuner(splits: Splits, trials: int, recorder: ListRecorder | None = None, **options: Any) -> tune.Tuner:
     config = Tune(trials=trials, epochs=1, train_fraction=0.7, **{"search": SEARCH, **options})
-    return tune.Tuner(splits, MODEL, config, seed=3, data_key="data", recorder=recorder or ListRecorder())
+    cache = Cache(Activations(mode="off"))
+    return tune.Tuner(splits, MODEL, config, seed=3, data_key="data", cache=cache, recorder=recorder or ListRecorder())
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def test_a_study_trains_for_real_and_reports_its_best(splits: Splits, recorder: 
     best, study = tuner(splits, trials=2, recorder=recorder).run()
     assert [name for name, _, _ in recorder.children] == ["trial 000", "trial 001"]
     assert best.value == max(trial.value for trial in study.trials if trial.value is not None)
-    assert all({"objective"} == set(run.metrics[-1][1]) for _, _, run in recorder.children)
+    assert all({"objective", "seconds"} == set(run.metrics[-1][1]) for _, _, run in recorder.children)
     draw_study(study, tmp_path / "reports")
     assert (tmp_path / "reports" / "trials.csv").read_text().count("\n") == 3
     assert (tmp_path / "reports" / "history.png").stat().st_size > 5000
@@ -138,7 +140,7 @@ def test_a_hopeless_trial_is_pruned(splits: Splits) -> None:
             "freeze_depth": optuna.distributions.IntDistribution(2, 13),
         }
         study.add_trial(
-            optuna.trial.create_trial(params=params, distributions=space, value=value, intermediate_values={0: value})
+            optuna.trial.create_trial(params=params, distributions=space, value=value, intermediate_values={100: value})
         )
     _, study = search.run()
     assert [trial.state for trial in study.trials] == [TrialState.PRUNED] + [TrialState.COMPLETE] * 3

@@ -1,0 +1,205 @@
+"""What frozen blocks give for each stored view, computed once and kept: freeze depth is a cache boundary.
+
+With d blocks frozen, the first d are a fixed function, so every epoch and every trial can start behind them.
+An entry lies in `.cache/activations/<key>/depth_<d>/`; the key is a hash of all that its values depend on.
+"""
+
+import errno
+import hashlib
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from rich.progress import track
+
+from transferline.artifacts import Arrays, project_root
+from transferline.model.classifier import Classifier, pick_device
+from transferline.model.engines import BATCH, Array, Chosen, Prefix, choose
+from transferline.model.stored import Entry, Stored, UnfitError, Writer, entries, open_entry, size
+from transferline.sections import Activations
+
+FORMAT = 1  # of an entry and of how it is computed; another one is another key
+RESERVE = 1 << 29  # bytes of the disk that are left free
+
+
+class Cache:
+    """The entries in one folder, shared by every process of the project.
+
+    Args:
+        config: the section of that name.
+        folder: where the entries lie; None: `.cache/activations/` of the project.
+    """
+
+    def __init__(self, config: Activations, folder: Path | None = None) -> None:
+        self.config = config
+        self.folder = folder or project_root() / ".cache" / "activations"
+        self._engines: dict[tuple[str, tuple[int, ...], int], Chosen] = {}  # val is run by what train was
+
+    def open(
+        self, classifier: Classifier, arrays: Arrays, digest: str, depths: Collection[int], label: str
+    ) -> dict[int, Stored]:
+        """The activations behind each of `depths`; what is not there is computed, in one pass for all.
+
+        What does not fit the budget, the disk or the dtype is left out, and a line says so. Another process that
+        computes the same is waited for.
+
+        Args:
+            classifier: its blocks are run in eval mode; left on the CPU.
+            arrays: of one split.
+            digest: hash of the arrays' bytes.
+            depths: wanted; 0, in front of all blocks, has none.
+            label: starts each line, and the progress bar.
+        """
+        wanted = sorted({depth for depth in depths if depth > 0})
+        if self.config.mode == "off" or not wanted:
+            return {}
+        group = self.folder / key(classifier, arrays, digest, self.config.dtype)
+        try:
+            with _locked(group.with_suffix(".lock"), label):
+                found = {depth: stored for depth in wanted if (stored := open_entry(_place(group, depth)))}
+                missing = [depth for depth in wanted if depth not in found]
+                if missing:
+                    found |= self._compute(group, missing, found, given=(classifier, arrays), label=label)
+        except (UnfitError, OSError) as error:
+            reason = "the disk is full" if isinstance(error, OSError) and error.errno == errno.ENOSPC else error
+            print(f"{label}: activations are not kept ({reason}): every epoch runs the frozen blocks", flush=True)
+            return {}
+        return dict(sorted(found.items()))
+
+    def _compute(
+        self,
+        group: Path,
+        depths: list[int],
+        found: Mapping[int, Stored],
+        *,
+        given: tuple[Classifier, Arrays],
+        label: str,
+    ) -> dict[int, Stored]:
+        """One run through the frozen blocks that writes every boundary for which there is room."""
+        classifier, arrays = given
+        leading = arrays.images.shape[:2]
+        shapes = boundaries(classifier, depths, arrays.images[0, :1])
+        new = {depth: Entry(depth, self.config.dtype, (*leading, *shapes[depth])) for depth in depths}
+        fitting = self._make_room({depth: entry.bytes for depth, entry in new.items()}, group)
+        for depth in sorted(set(depths) - set(fitting)):
+            print(
+                f"{label}: the {new[depth].bytes / 1e9:.1f} GB behind depth {depth} do not fit (activations.max_gb is"
+                f" {self.config.max_gb:g}, {shutil.disk_usage(self.folder).free / 1e9:.1f} GB of the disk are free):"
+                " there, every epoch runs the frozen blocks",
+                flush=True,
+            )
+        if not fitting:
+            return {}
+        source, engine = self._source(classifier, arrays, fitting, found)
+        starts = range(0, len(source), BATCH)
+        with ExitStack() as files:
+            writers = [files.enter_context(Writer(_place(group, depth), new[depth])) for depth in fitting]
+            for start in track(starts, description=f"{label}: frozen blocks, once, by {engine.name}"):
+                for writer, values in zip(writers, engine.run(source[start : start + BATCH]), strict=True):
+                    writer.write(values)
+            for writer in writers:
+                writer.finish(engine.name)
+        classifier.cpu()
+        made = {depth: open_entry(_place(group, depth), check=False) for depth in fitting}
+        return {depth: stored for depth, stored in made.items() if stored}
+
+    def _source(
+        self, classifier: Classifier, arrays: Arrays, depths: list[int], found: Mapping[int, Stored]
+    ) -> tuple[Array, Chosen]:
+        """The images, or a shallower boundary that is there already, whichever measures faster.
+
+        Only float32 is continued from: of anything less the values would be rounded twice, and so depend on what
+        happened to be in the cache.
+        """
+        candidates = [(0, arrays.images)]
+        shallower = [depth for depth in found if depth < depths[0]]
+        if shallower and self.config.dtype == "float32":
+            candidates.append((max(shallower), found[max(shallower)].values))
+        weights, choices = _weights_hash(classifier), []
+        for start, stored in candidates:
+            flat, known = stored.reshape(-1, *stored.shape[2:]), (weights, tuple(depths), start)
+            if known not in self._engines:
+                self._engines[known] = choose(Prefix(classifier, depths, start), flat, self.config.engine)
+            choices.append((flat, self._engines[known]))
+        return max(choices, key=lambda choice: choice[1].rate)
+
+    def _make_room(self, needed: Mapping[int, int], group: Path) -> list[int]:
+        """Evict what was used longest ago until what fits of `needed`, depth -> bytes, does; return those depths.
+
+        Deeper ones go first: they are smaller, and spare more work. What lies in `group` is in use, and stays.
+        """
+        with _locked(self.folder / "evict.lock", "activations"):
+            old = [entry for entry in entries(self.folder) if entry.parent != group]
+            kept = sum(map(size, entries(self.folder)))
+            budget, free = self.config.max_gb * 1e9 - kept, shutil.disk_usage(self.folder).free - RESERVE
+            evictable, total, fitting = sum(map(size, old)), 0, []
+            for depth in sorted(needed, reverse=True):
+                if total + needed[depth] <= min(budget, free) + evictable:
+                    fitting.append(depth)
+                    total += needed[depth]
+            gained = 0
+            while total > min(budget, free) + gained:
+                gained += size(old[0])
+                shutil.rmtree(old.pop(0))
+        return sorted(fitting)
+
+
+def key(classifier: Classifier, arrays: Arrays, digest: str, dtype: str) -> str:
+    """16 hex digits of a hash over what the values depend on, the depth aside."""
+    card = classifier.card
+    known = {
+        "format": FORMAT,
+        "backbone": card.backbone,
+        "weights": _weights_hash(classifier),
+        "pool": str(classifier.head.pool),
+        "preprocessing": [card.mean, card.std, card.resize],
+        "arrays": [digest, *arrays.images.shape],
+        "dtype": dtype,
+        "device": pick_device().type,
+        "versions": [importlib.metadata.version(name) for name in ("torch", "torchvision", "timm")],
+    }
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def boundaries(classifier: Classifier, depths: list[int], view: Array) -> dict[int, tuple[int, ...]]:
+    """The shape of a single view's activations behind each of `depths`, in ascending order.
+
+    Args:
+        view: uint8 [1, S, S, 3].
+    """
+    with torch.inference_mode():
+        left = Prefix(classifier, depths).eval()(torch.from_numpy(view.copy()))
+    return {depth: tuple(values.shape[1:]) for depth, values in zip(depths, left, strict=True)}
+
+
+def _weights_hash(classifier: Classifier) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in classifier.blocks.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _place(group: Path, depth: int) -> Path:
+    return group / f"depth_{depth:02d}"
+
+
+@contextmanager
+def _locked(path: Path, label: str) -> Iterator[None]:
+    """Held by one process at a time; the system frees it when that one is killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{label}: waiting for another process that computes the same activations", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
