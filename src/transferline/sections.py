@@ -256,7 +256,7 @@ class Evaluate(Section):
     bootstrap: int = Field(2000, ge=100, le=100_000, description="resamples behind the 95 % intervals")
     calibration_bins: int = Field(15, ge=2, le=100, description="bins of the calibration error")
     gallery: int = Field(24, ge=0, le=200, description="most confident mistakes shown")
-    batch_size: int = Field(64, ge=1, description="images a forward pass")
+    batch_size: int = Field(16, ge=1, description="images a forward pass; on a CPU, small is fast")
 
 
 class Export(Section):
@@ -264,7 +264,7 @@ class Export(Section):
     batch_size: int = Field(32, ge=2, description="the N at which the test split is replayed, beside 1")
     tolerance: float = Field(1e-3, gt=0, le=0.1, description="largest difference of a probability from evaluate's")
     tie: float = Field(1e-4, ge=0, le=0.1, description="top-1 may differ where two probabilities are this close")
-    latency_repeats: int = Field(10, ge=3, le=10_000, description="timed runs behind each median")
+    latency_repeats: int = Field(5, ge=3, le=10_000, description="timed runs behind each median")
 
 
 class Register(Section):

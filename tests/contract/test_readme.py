@@ -25,7 +25,7 @@ def mapped() -> set[Path]:
 
 
 def test_the_map_names_every_file_of_the_line_and_no_other() -> None:
-    sources = [*(ROOT / "src").rglob("*.py"), *(ROOT / "pipeline").glob("*.py")]
+    sources = [*(ROOT / "src").rglob("*.py"), *(ROOT / "pipeline").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
     assert mapped() == {path.relative_to(ROOT) for path in sources if path.name != "__init__.py"}
 
 

@@ -91,9 +91,9 @@ class Tuner:
         return self._best(study), study
 
     def _embed(self) -> dict[int, Behind]:
-        """One pass fills every depth that may be asked for."""
+        """One pass fills every depth that a trial may ask for, and the one that train will."""
         depths = {*range(self.config.search.freeze_depth.low, self.depth + 1), self.config.start.freeze_depth}
-        return embed(self.cache, self.base, self.splits, depths)
+        return embed(self.cache, self.base, self.splits, depths | {len(self.base.blocks)})
 
     def _deepest(self) -> int:
         blocks = backbones.spec(self.model.backbone).depth

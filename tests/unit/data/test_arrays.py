@@ -15,6 +15,8 @@ POLICY = TypeAdapter(tuple[policy.Transform, ...]).validate_python(
     ({"name": "rotation"}, {"name": "contrast"}, {"name": "gaussian_noise"})
 )
 RECIPE = arrays.Recipe(size=32, fit="squash", views=2, policy=POLICY, seed=1)
+ONLINE = arrays.Recipe(size=32, fit="squash", views=2, policy=POLICY, seed=1, online=True)
+GREY = np.full((32, 32, 3), 128, dtype=np.uint8)
 
 
 @pytest.fixture
@@ -108,3 +110,42 @@ def test_the_preview_is_drawn_from_train_the_same_twice(rows, tmp_path):
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     with Image.open(tmp_path / "one.png") as picture:
         assert min(picture.size) > 300
+
+
+def test_views_drawn_while_training_are_not_stored_but_their_transforms_are(rows, tmp_path):
+    off = TypeAdapter(policy.Transform).validate_python({"name": "blur", "enabled": False})
+    recipe = arrays.Recipe(size=32, fit="squash", views=2, policy=(off, *POLICY), seed=1, online=True)
+    folder = write(rows, tmp_path, "out", recipe)
+    train = read_arrays("train", folder)
+    assert train.images.shape == (4, 1, 32, 32, 3)
+    assert (folder / "train" / "online.json").is_file()
+    assert train.online == POLICY
+    assert read_arrays("val", folder).online == read_arrays("test", folder).online == ()
+    stored = read_arrays("train", write(rows, tmp_path, "stored"))
+    np.testing.assert_array_equal(train.images[:, 0], stored.images[:, 0])
+
+
+def test_without_online_nothing_is_drawn_while_training(rows, tmp_path):
+    folder = write(rows, tmp_path, "out")
+    assert not (folder / "train" / "online.json").exists()
+    assert read_arrays("train", folder).online == ()
+    assert arrays.examples(GREY, read_arrays("train", folder), 3, seed=1) == []
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"name": "rotation"', '[{"name": "rotatoin"}]', '[{"name": "rotation", "p": 2.0}]', '{"name": "blur"}']
+)
+def test_a_garbled_record_of_the_transforms_is_named(rows, tmp_path, text):
+    folder = write(rows, tmp_path, "out", ONLINE)
+    (folder / "train" / "online.json").write_text(text)
+    with pytest.raises(UserError, match=r"train.online\.json cannot be read"):
+        read_arrays("train", folder)
+
+
+def test_examples_are_drawn_from_a_stored_image_and_repeat_themselves(rows, tmp_path):
+    train = read_arrays("train", write(rows, tmp_path, "out", ONLINE))
+    image = train.images[0, 0]
+    first, again, other = (arrays.examples(image, train, 3, seed) for seed in (1, 1, 2))
+    assert [view.shape for view in first] == [(32, 32, 3)] * 3
+    assert len({view.tobytes() for view in (image, *first, *other)}) == 7
+    np.testing.assert_array_equal(first, again)

@@ -161,3 +161,43 @@ def test_a_box_that_fits_nowhere_is_not_drawn():
     assert (height, width) == (round(math.sqrt(450)), round(math.sqrt(1800)))
     assert top + height <= 30
     assert left + width <= 60
+
+
+STORED = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8))
+
+
+def redrawn(*chosen: policy.Transform, seed: int = 0) -> np.ndarray:
+    return transforms.drawn(STORED, chosen, [(seed, epoch) for epoch in range(5)]).numpy()
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_view_drawn_of_a_stored_image_depends_on_its_seed_alone(name):
+    first = redrawn(a(name), seed=3)
+    assert first.dtype == np.uint8
+    assert first.shape == tuple(STORED.shape)
+    np.testing.assert_array_equal(first, redrawn(a(name), seed=3))
+    alone = transforms.drawn(STORED[2:3], [a(name)], [(3, 2)]).numpy()
+    np.testing.assert_array_equal(first[2:3], alone)
+
+
+@pytest.mark.parametrize("name", sorted(set(names()) - {"horizontal_flip", "vertical_flip"}))
+def test_views_drawn_with_other_seeds_differ(name):
+    assert (redrawn(a(name), seed=3) != redrawn(a(name), seed=4)).any()
+
+
+@pytest.mark.parametrize("chosen", [(), (a("rotation", enabled=False), a("blur", p=0.0))], ids=["none", "none on"])
+def test_where_nothing_is_switched_on_stored_images_are_drawn_as_they_are(chosen):
+    np.testing.assert_array_equal(redrawn(*chosen), STORED.numpy())
+
+
+def test_a_view_drawn_later_is_the_one_that_would_have_been_stored():
+    chosen = [a("horizontal_flip", p=0.5), a("rotation"), a("contrast"), a("gaussian_noise"), a("random_erasing")]
+    beforehand = transforms.views(STORED[0].numpy(), Resize(32), chosen, [(7, view) for view in range(4)])[1:]
+    later = transforms.drawn(STORED[:1].repeat(4, 1, 1, 1), chosen, [(7, view) for view in range(4)])
+    assert torch.equal(beforehand, later)
+
+
+def test_stored_images_are_left_as_they_are():
+    before = STORED.clone()
+    redrawn(*(a(name) for name in names()))
+    assert torch.equal(STORED, before)

@@ -11,7 +11,7 @@ from tests.conftest import ListRecorder
 from transferline.errors import UserError
 from transferline.model.activations import Cache
 from transferline.sections import Activations, FloatRange, IntRange, Model, Search, Tune
-from transferline.training import tune
+from transferline.training import budget, tune
 from transferline.training.data import Splits
 from transferline.training.fit import History
 from transferline.training.pictures import draw_study
@@ -161,3 +161,22 @@ def test_no_trials_means_the_values_of_params_yaml() -> None:
         start.freeze_depth,
         None,
     )
+
+
+def test_with_a_budget_of_seconds_a_cheap_depth_gets_more_epochs(
+    splits: Splits, trained: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune.budget, "measure", lambda net, *_: tune.budget.Cost(0.1 / max(net.freeze_depth, 1), 0.0))
+    tuner(splits, 6, budget="seconds", seconds=10.0).run()
+    spent = {call["net"].freeze_depth: call["config"].epochs for call in trained}
+    assert len(spent) > 1
+    assert [spent[depth] for depth in sorted(spent)] == sorted(spent.values())
+    assert spent[max(spent)] > spent[min(spent)]
+
+
+def test_a_trial_too_slow_for_its_seconds_sees_fewer_images(
+    splits: Splits, trained: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "measure", lambda *_: budget.Cost(2.0, 0.0))
+    tuner(splits, 1, budget="seconds", seconds=24.0).run()
+    assert [(call["config"].epochs, call["fraction"]) for call in trained] == [(1, 0.25)]  # 12 of 48 images

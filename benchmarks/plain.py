@@ -1,0 +1,152 @@
+"""The other side: transfer learning as one writes it from the documentation of Lightning, timm and torchvision.
+
+Images are decoded and augmented in DataLoader workers, every epoch anew. Frozen parameters have requires_grad off
+and frozen BatchNorm stays in eval mode; tensors are in torch's default, contiguous format.
+"""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchmetrics.classification import MulticlassF1Score
+from torchvision.transforms import v2
+
+from transferline.artifacts import ManifestRow
+from transferline.model import backbones, weights
+
+
+def transforms(size: int, train: bool, spec: backbones.Spec) -> v2.Compose:
+    augment = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), v2.RandomApply([v2.ColorJitter(contrast=0.15)], 0.5)]
+    return v2.Compose(
+        [
+            v2.Resize((size, size), antialias=True),
+            *(augment if train else []),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(spec.mean, spec.std),
+        ]
+    )
+
+
+class Images(Dataset[tuple[Tensor, int]]):
+    """Files decoded on access, as torchvision's ImageFolder does."""
+
+    def __init__(self, rows: Sequence[ManifestRow], root: Path, classes: list[str], transform: v2.Compose) -> None:
+        self.files = [(root / row.path, classes.index(row.label)) for row in rows]
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path, label = self.files[index]
+        with Image.open(path) as image:
+            return self.transform(image.convert("RGB")), label
+
+
+class Plain(pl.LightningModule):
+    """The library's own model with a new head; the first `depth` blocks are frozen."""
+
+    def __init__(self, name: str, classes: int, depth: int, lr: float) -> None:
+        super().__init__()
+        spec = backbones.spec(name)
+        model = spec.create()
+        weights.load_weights(model, spec, "pretrained")
+        blocks = spec.cut(model)
+        self.frozen = nn.Sequential(*blocks[:depth]).requires_grad_(False)
+        self.trained = nn.Sequential(*blocks[depth:])
+        self.head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(spec.feature_dim, classes)
+        )
+        self.lr, self.depth = lr, depth
+        self.loss = nn.CrossEntropyLoss(label_smoothing=0.05)
+        self.f1 = MulticlassF1Score(classes, average="macro")
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = self.frozen(images)
+        logits: Tensor = self.head(self.trained(features))
+        return logits
+
+    def on_train_epoch_start(self) -> None:
+        self.frozen.eval()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        images, labels = batch
+        loss: Tensor = self.loss(self(images), labels)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        images, labels = batch
+        self.f1(self(images), labels)
+        self.log("val_macro_f1", self.f1)
+
+    def configure_optimizers(self) -> Any:
+        groups = [{"params": self.head.parameters(), "lr": self.lr}]
+        if list(self.trained.parameters()):
+            groups.append({"params": self.trained.parameters(), "lr": 0.8 * self.lr})
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+        peaks = [group["lr"] for group in optimizer.param_groups]
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=steps, pct_start=0.25)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Best(Callback):
+    """The best validation score of a trial."""
+
+    def __init__(self) -> None:
+        self.score = 0.0
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.score = max(self.score, float(trainer.callback_metrics["val_macro_f1"]))
+
+
+def train(
+    train_rows: Sequence[ManifestRow],
+    val_rows: Sequence[ManifestRow],
+    root: Path,
+    backbone: str,
+    *,
+    depth: int,
+    lr: float,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    callbacks: Sequence[Callback],
+) -> float:
+    """Best macro-F1 on validation, of one trial."""
+    pl.seed_everything(seed, verbose=False)
+    spec = backbones.spec(backbone)
+    classes = sorted({row.label for row in train_rows})
+    workers: dict[str, Any] = {"num_workers": os.cpu_count() or 1, "persistent_workers": True}
+    loaders = [
+        DataLoader(
+            Images(rows, root, classes, transforms(spec.input_size, training, spec)),
+            batch_size if training else max(batch_size, 64),
+            shuffle=training,
+            **workers,
+        )
+        for rows, training in ((train_rows, True), (val_rows, False))
+    ]
+    best = Best()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = pl.Trainer(
+            max_epochs=epochs,
+            callbacks=[best, ModelCheckpoint(folder, monitor="val_macro_f1", mode="max"), *callbacks],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        trainer.fit(Plain(backbone, len(classes), depth, lr), *loaders)
+    return best.score
