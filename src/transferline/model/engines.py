@@ -100,7 +100,7 @@ def in_torch(prefix: Prefix) -> Engine:
 
     def run(batch: Array) -> list[npt.NDArray[np.float32]]:
         prefix.to(device).to(memory_format=torch.channels_last)
-        given = torch.from_numpy(np.ascontiguousarray(batch)).to(device)
+        given = torch.from_numpy(np.array(batch)).to(device)  # a copy: what is mapped cannot be written to
         if prefix.start:
             given = given.float().contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16) if half else nullcontext():
