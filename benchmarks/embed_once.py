@@ -281,7 +281,7 @@ def score(trials: Sequence[Trial], side: Side, pool: ProcessPoolExecutor, wanted
     for trial in middle[:wanted]:
         if not side.outcomes[trial].whole:
             side.outcomes[trial] = pool.submit(_call, "whole", trial).result()
-            print(f"  plain, whole: {trial}: {side.outcomes[trial]}", flush=True)
+            print(f"  whole: {trial}: {side.outcomes[trial]}", flush=True)
 
 
 def main() -> None:
@@ -291,7 +291,10 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--whole", type=float, default=math.inf, help="seconds beyond which a trial is worked out")
-    parser.add_argument("--scored", type=int, default=1, help="plain trials trained whole in any case, a list")
+    parser.add_argument(
+        "--scored", type=int, default=1, help="trials of each scored list that are trained whole in any case"
+    )
+    parser.add_argument("--scored-lists", nargs="*", default=["head_only", "last_block"])
     parser.add_argument("--seed", type=int, default=42)
     options = parser.parse_args()
     options.folder = options.folder.resolve()
@@ -312,8 +315,9 @@ def main() -> None:
             for name in ("recomputed", "cached"):
                 found[title][name].preparation += decoding
                 found[title][name].disk += array_bytes
-            if title != "mixed":
-                score(trials, found[title]["plain"], pools["plain"], options.scored)
+            if title in options.scored_lists:
+                for name in ("plain", "cached"):
+                    score(trials, found[title][name], pools[name], options.scored)
         peaks = {name: pool.submit(_call, "peak").result() for name, pool in pools.items()}
         for pool in pools.values():
             pool.shutdown()

@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import shutil
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -38,7 +38,9 @@ class Cache:
     def __init__(self, config: Activations, folder: Path | None = None) -> None:
         self.config = config
         self.folder = folder or project_root() / ".cache" / "activations"
-        self._engines: dict[tuple[str, tuple[int, ...], int], Chosen] = {}  # val is run by what train was
+        # val is run by what train was; the classifier is kept, so that no other one gets its id
+        self._engines: dict[tuple[int, str, tuple[int, ...], int], tuple[Classifier, Chosen]] = {}
+        self._in_use: set[Path] = set()  # groups opened here: never evicted to make room for another
 
     def open(
         self, classifier: Classifier, arrays: Arrays, digest: str, depths: Collection[int], label: str
@@ -59,16 +61,21 @@ class Cache:
         if self.config.mode == "off" or not wanted:
             return {}
         group = self.folder / key(classifier, arrays, digest, self.config.dtype)
+        self._in_use.add(group)
+        found: dict[int, Stored] = {}
         try:
-            with _locked(group.with_suffix(".lock"), label):
-                found = {depth: stored for depth in wanted if (stored := open_entry(_place(group, depth)))}
+            with _locked(
+                group.with_suffix(".lock"), f"{label}: waiting for another process that computes the same activations"
+            ):
+                found |= {depth: stored for depth in wanted if (stored := open_entry(_place(group, depth)))}
                 missing = [depth for depth in wanted if depth not in found]
                 if missing:
                     found |= self._compute(group, missing, found, given=(classifier, arrays), label=label)
         except (UnfitError, OSError) as error:
             reason = "the disk is full" if isinstance(error, OSError) and error.errno == errno.ENOSPC else error
             print(f"{label}: activations are not kept ({reason}): every epoch runs the frozen blocks", flush=True)
-            return {}
+        finally:
+            classifier.cpu()
         return dict(sorted(found.items()))
 
     def _compute(
@@ -85,7 +92,7 @@ class Cache:
         leading = arrays.images.shape[:2]
         shapes = boundaries(classifier, depths, arrays.images[0, :1])
         new = {depth: Entry(depth, self.config.dtype, (*leading, *shapes[depth])) for depth in depths}
-        fitting = self._make_room({depth: entry.bytes for depth, entry in new.items()}, group)
+        fitting = self._make_room({depth: entry.bytes for depth, entry in new.items()})
         for depth in sorted(set(depths) - set(fitting)):
             print(
                 f"{label}: the {new[depth].bytes / 1e9:.1f} GB behind depth {depth} do not fit (activations.max_gb is"
@@ -104,7 +111,6 @@ class Cache:
                     writer.write(values)
             for writer in writers:
                 writer.finish(engine.name)
-        classifier.cpu()
         made = {depth: open_entry(_place(group, depth), check=False) for depth in fitting}
         return {depth: stored for depth, stored in made.items() if stored}
 
@@ -122,19 +128,21 @@ class Cache:
             candidates.append((max(shallower), found[max(shallower)].values))
         weights, choices = _weights_hash(classifier), []
         for start, stored in candidates:
-            flat, known = stored.reshape(-1, *stored.shape[2:]), (weights, tuple(depths), start)
+            flat, known = stored.reshape(-1, *stored.shape[2:]), (id(classifier), weights, tuple(depths), start)
             if known not in self._engines:
-                self._engines[known] = choose(Prefix(classifier, depths, start), flat, self.config.engine)
-            choices.append((flat, self._engines[known]))
+                chosen = choose(Prefix(classifier, depths, start), flat, self.config.engine)
+                self._engines[known] = classifier, chosen
+            choices.append((flat, self._engines[known][1]))
         return max(choices, key=lambda choice: choice[1].rate)
 
-    def _make_room(self, needed: Mapping[int, int], group: Path) -> list[int]:
+    def _make_room(self, needed: Mapping[int, int]) -> list[int]:
         """Evict what was used longest ago until what fits of `needed`, depth -> bytes, does; return those depths.
 
-        Deeper ones go first: they are smaller, and spare more work. What lies in `group` is in use, and stays.
+        Deeper ones go first: they are smaller, and spare more work. What this process has opened stays.
         """
-        with _locked(self.folder / "evict.lock", "activations"):
-            old = [entry for entry in entries(self.folder) if entry.parent != group]
+        with _locked(self.folder / "evict.lock", "activations: waiting for another process that makes room"):
+            self._sweep()
+            old = [entry for entry in entries(self.folder) if entry.parent not in self._in_use]
             kept = sum(map(size, entries(self.folder)))
             budget, free = self.config.max_gb * 1e9 - kept, shutil.disk_usage(self.folder).free - RESERVE
             evictable, total, fitting = sum(map(size, old)), 0, []
@@ -143,10 +151,17 @@ class Cache:
                     fitting.append(depth)
                     total += needed[depth]
             gained = 0
-            while total > min(budget, free) + gained:
+            while fitting and total > min(budget, free) + gained:
                 gained += size(old[0])
                 shutil.rmtree(old.pop(0))
         return sorted(fitting)
+
+    def _sweep(self) -> None:
+        """Take away what killed processes have left half-written: their locks are free."""
+        for partial in self.folder.glob("*/.*"):
+            if partial.parent not in self._in_use:
+                with suppress(Timeout), FileLock(partial.parent.with_suffix(".lock"), timeout=0):
+                    shutil.rmtree(partial, ignore_errors=True)
 
 
 def key(classifier: Classifier, arrays: Arrays, digest: str, dtype: str) -> str:
@@ -190,14 +205,14 @@ def _place(group: Path, depth: int) -> Path:
 
 
 @contextmanager
-def _locked(path: Path, label: str) -> Iterator[None]:
-    """Held by one process at a time; the system frees it when that one is killed."""
+def _locked(path: Path, waiting: str) -> Iterator[None]:
+    """Held by one process at a time; the system frees it when that one is killed. Says `waiting` where it must."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"{label}: waiting for another process that computes the same activations", flush=True)
+        print(waiting, flush=True)
         lock.acquire()
     try:
         yield

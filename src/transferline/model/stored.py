@@ -80,7 +80,7 @@ def open_entry(folder: Path, *, check: bool = True) -> Stored | None:
     Args:
         check: read all of it, and compare with its checksum.
     """
-    if not (folder / _ENTRY).exists():
+    if not folder.exists():
         return None
     try:
         known = read_json(folder / _ENTRY)
@@ -93,7 +93,7 @@ def open_entry(folder: Path, *, check: bool = True) -> Stored | None:
     except (UserError, ValueError, TypeError, KeyError, EOFError, OSError):
         pass  # whatever is wrong with it, it is made again
     print(f"{folder} is damaged: it is computed again", flush=True)
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
     return None
 
 

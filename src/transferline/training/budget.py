@@ -9,7 +9,7 @@ import torch
 
 from transferline.model.classifier import Classifier, Suffix, pick_device
 from transferline.sections import Tune
-from transferline.training.data import Behind, Splits, ViewData
+from transferline.training.data import Batch, Behind, Splits, ViewData
 from transferline.training.module import Trainee, make_optimizer
 
 _STEPS = 3  # timed, after one that warms up
@@ -32,19 +32,20 @@ def measure(classifier: Classifier, splits: Splits, behind: Behind | None, confi
     optimizer = make_optimizer(module.net, config, 1e-3)
     data = ViewData(splits, batch_size, 0, behind=behind)
 
-    def step(stored: torch.Tensor, labels: torch.Tensor) -> None:
+    def step(batch: Batch) -> None:
         optimizer.zero_grad()
-        loss = module.cross_entropy(module.logits(stored.to(module.device)), labels.to(module.device), 0.0)
+        stored, labels, _ = data.drawn((batch[0].to(module.device), batch[1].to(module.device), batch[2]), 0)
+        loss = module.cross_entropy(module.logits(stored), labels, 0.0)
         torch.autograd.backward(loss)
         optimizer.step()
         loss.item()  # waits for a GPU
 
     seconds, images = 0.0, 0
-    for number, (stored, labels, _) in enumerate(islice(data.train_dataloader(), 1 + _STEPS)):
+    for number, batch in enumerate(islice(data.train_dataloader(), 1 + _STEPS)):
         start = time.perf_counter()
-        step(stored, labels)
+        step(batch)
         if number or len(data.train_dataloader()) == 1:
-            seconds, images = seconds + time.perf_counter() - start, images + len(labels)
+            seconds, images = seconds + time.perf_counter() - start, images + len(batch[1])
     module.eval()
     stored, labels, _ = next(iter(data.val_dataloader()))
     start = time.perf_counter()

@@ -115,14 +115,18 @@ class ViewData(pl.LightningDataModule):
         return DataLoader(ViewDataset(source, val.labels, np.arange(count)), batch_size=None, sampler=picks)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment on the device, where views are drawn anew: a function of seed, epoch and row alone."""
+        """Augment on the device, where views are drawn anew."""
         assert self.trainer is not None
-        if not (self.splits.train.online and self.trainer.training):
+        return self.drawn(batch, self.trainer.current_epoch) if self.trainer.training else batch
+
+    def drawn(self, batch: Batch, epoch: int) -> Batch:
+        """A batch of train with the views of that epoch, a function of seed, epoch and row alone."""
+        if not self.splits.train.online:
             return batch
         from transferline.data.transforms import drawn
 
         images, labels, rows = batch
-        seeds = [(self.seed, self.trainer.current_epoch, row) for row in rows.tolist()]
+        seeds = [(self.seed, epoch, row) for row in rows.tolist()]
         return drawn(images, self.splits.train.online, seeds), labels, rows
 
 

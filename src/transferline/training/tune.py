@@ -40,7 +40,9 @@ class _Prune(pl.Callback):
         self.trial, self.monitor = trial, monitor
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        share = 100 * (trainer.current_epoch + 1) // (trainer.max_epochs or 1)
+        before, share = (100 * (trainer.current_epoch + past) // (trainer.max_epochs or 1) for past in (0, 1))
+        if share == before:  # more epochs than hundredths
+            return
         self.trial.report(float(trainer.callback_metrics[self.monitor]), share)
         if self.trial.should_prune():
             raise optuna.TrialPruned
