@@ -309,24 +309,31 @@ def main() -> None:
             name: ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin, initargs=(name, str(work), options))
             for name in SIDES
         }
-        for title, trials in lists(options.trials, backbones.spec(options.backbone).depth).items():
+        given = lists(options.trials, backbones.spec(options.backbone).depth)
+        for title, trials in given.items():
             print(f"{title}:", flush=True)
             found[title] = measure(trials, pools, options.whole)
             for name in ("recomputed", "cached"):
                 found[title][name].preparation += decoding
                 found[title][name].disk += array_bytes
-            if title in options.scored_lists:
-                for name in ("plain", "cached"):
-                    score(trials, found[title][name], pools[name], options.scored)
-        peaks = {name: pool.submit(_call, "peak").result() for name, pool in pools.items()}
+            write(found, pools, images * options.epochs, options)
+        for title in options.scored_lists:  # last, since it takes longest
+            for name in ("cached", "plain"):
+                score(given[title], found[title][name], pools[name], options.scored)
+            write(found, pools, images * options.epochs, options)
         for pool in pools.values():
             pool.shutdown()
-    write(found, peaks, images * options.epochs, options)
     print(f"embed_once: -> {RESULTS}", flush=True)
 
 
-def write(found: dict[str, dict[str, Side]], peaks: dict[str, int], images: int, options: argparse.Namespace) -> None:
+def write(
+    found: dict[str, dict[str, Side]],
+    pools: dict[str, ProcessPoolExecutor],
+    images: int,
+    options: argparse.Namespace,
+) -> None:
     """The table on the terminal, everything as JSON. `images` are those that a trial trains on."""
+    peaks = {name: pool.submit(_call, "peak").result() for name, pool in pools.items()}
     ratios = {title: round(sides["cached"].per_hour / sides["plain"].per_hour, 2) for title, sides in found.items()}
     heads = ("list", "side", "trials/h", "images/s", "GB disk", "best macro-F1", "cached is faster by")
     table = Table(*heads, box=MARKDOWN)
@@ -339,7 +346,7 @@ def write(found: dict[str, dict[str, Side]], peaks: dict[str, int], images: int,
             cells = f"{side.per_hour:.1f}", f"{speed:.0f}", f"{side.disk / 1e9:.1f}", best, f"{faster:.1f}"
             table.add_row(title, SIDES[name], *cells)
     depths = Table("freeze depth", *(f"{label}, s a trial" for label in SIDES.values()), box=MARKDOWN)
-    by_depth = _by_depth(found["mixed"])
+    by_depth = _by_depth(found["mixed"]) if "mixed" in found else {}
     for depth, seconds in by_depth.items():
         depths.add_row(str(depth), *(f"{seconds[name]:.1f}" for name in SIDES))
     console = Console(width=150)
