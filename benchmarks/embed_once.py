@@ -36,6 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results" / "embed_once.json"
+TITLES = ("head_only", "last_block", "mixed")
 SIDES = {"plain": "plain Lightning and Optuna", "recomputed": "ours, recomputed", "cached": "ours, cached"}
 PROBE = 96  # images trained on to learn what a step costs
 
@@ -82,15 +83,15 @@ class Side:
         return max((outcome.score for outcome in self.outcomes.values() if outcome.score is not None), default=None)
 
 
-def lists(trials: int, depth: int) -> dict[str, list[Trial]]:
-    """The rate goes over a decade, the batch size takes turns, the mixed list goes round all depths."""
+def lists(trials: int, depth: int, steps: int) -> dict[str, list[Trial]]:
+    """The rate goes over a decade, the batch size takes turns, the mixed list goes round `steps` even depths."""
     rates = [3e-4 * 10 ** (number / max(trials - 1, 1)) for number in range(trials)]
     sizes = [(32, 64)[number % 2] for number in range(trials)]
 
     def at(depths: Sequence[int]) -> list[Trial]:
         return [Trial(*values) for values in zip(rates, sizes, depths, strict=True)]
 
-    even = [number % (depth + 1) for number in range(trials)]
+    even = [round(number % steps * depth / max(steps - 1, 1)) for number in range(trials)]
     return {"head_only": at([depth] * trials), "last_block": at([depth - 1] * trials), "mixed": at(even)}
 
 
@@ -292,9 +293,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--whole", type=float, default=math.inf, help="seconds beyond which a trial is worked out")
     parser.add_argument(
-        "--scored", type=int, default=1, help="trials of each scored list that are trained whole in any case"
+        "--scored",
+        type=int,
+        default=1,
+        help="trials of each list that are trained whole in any case, on the plain side too",
     )
-    parser.add_argument("--scored-lists", nargs="*", default=["head_only", "last_block"])
+    parser.add_argument("--lists", nargs="+", default=TITLES, choices=TITLES, help="other lists' results are kept")
+    parser.add_argument("--depths", type=int, help="of the mixed list, evenly spaced; default: all")
     parser.add_argument("--seed", type=int, default=42)
     options = parser.parse_args()
     options.folder = options.folder.resolve()
@@ -309,15 +314,17 @@ def main() -> None:
             name: ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin, initargs=(name, str(work), options))
             for name in SIDES
         }
-        given = lists(options.trials, backbones.spec(options.backbone).depth)
-        for title, trials in given.items():
+        depth = backbones.spec(options.backbone).depth
+        given = lists(options.trials, depth, options.depths or depth + 1)
+        for title in options.lists:
+            trials = given[title]
             print(f"{title}:", flush=True)
             found[title] = measure(trials, pools, options.whole)
             for name in ("recomputed", "cached"):
                 found[title][name].preparation += decoding
                 found[title][name].disk += array_bytes
             write(found, pools, images * options.epochs, options)
-        for title in options.scored_lists:  # last, since it takes longest
+        for title in options.lists if options.scored else []:  # last, since it takes longest
             for name in ("cached", "plain"):
                 score(given[title], found[title][name], pools[name], options.scored)
             write(found, pools, images * options.epochs, options)
@@ -334,7 +341,9 @@ def write(
 ) -> None:
     """The table on the terminal, everything as JSON. `images` are those that a trial trains on."""
     peaks = {name: pool.submit(_call, "peak").result() for name, pool in pools.items()}
-    ratios = {title: round(sides["cached"].per_hour / sides["plain"].per_hour, 2) for title, sides in found.items()}
+    kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"ratios": {}, "lists": {}}
+    measured = {title: sides["cached"].per_hour / sides["plain"].per_hour for title, sides in found.items()}
+    ratios = kept["ratios"] | {title: round(ratio, 2) for title, ratio in measured.items()}
     heads = ("list", "side", "trials/h", "images/s", "GB disk", "best macro-F1", "cached is faster by")
     table = Table(*heads, box=MARKDOWN)
     for title, sides in found.items():
@@ -353,12 +362,15 @@ def write(
     console.print(table)
     console.print(depths)
     print("peak memory: " + ", ".join(f"{SIDES[name]} {size / 1e9:.1f} GB" for name, size in peaks.items()))
+    chosen = {key: str(value) for key, value in vars(options).items()} | {"folder": options.folder.name}
+    raw = {
+        title: {name: _raw(side) for name, side in sides.items()} | {"peak_memory_bytes": peaks, "options": chosen}
+        for title, sides in found.items()
+    }
     results = {
         "ratios": ratios,
-        "peak_memory_bytes": peaks,
-        "seconds_by_depth": by_depth,
-        "lists": {title: {name: _raw(side) for name, side in sides.items()} for title, sides in found.items()},
-        "options": {key: str(value) for key, value in vars(options).items()},
+        "seconds_by_depth": by_depth or kept.get("seconds_by_depth", {}),
+        "lists": kept["lists"] | raw,
         "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
     }
     RESULTS.parent.mkdir(exist_ok=True)

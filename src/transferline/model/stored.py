@@ -124,7 +124,7 @@ class Writer:
             UnfitError: where a value is beyond the dtype.
             OSError: where the disk is full.
         """
-        data = memoryview(_packed(values, self.entry.dtype)).cast("B")
+        data = _packed(values, self.entry.dtype).data.cast("B")
         self.crc32 = zlib.crc32(data, self.crc32)
         self.stream.write(data)
 
