@@ -23,7 +23,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import asdict, dataclass, field
 from io import StringIO
 from multiprocessing import get_context
@@ -227,16 +227,15 @@ def _clock() -> Any:
     return Clock()
 
 
-_bench: Bench
+_benches: list[Bench] = []  # one a process
 
 
-def _begin(*given: Any) -> None:
-    global _bench  # noqa: PLW0603  # one a process
-    _bench = Bench(*given)
+def _begin(side: str, work: str, options: argparse.Namespace) -> None:
+    _benches.append(Bench(side, work, options))
 
 
 def _call(name: str, *arguments: Any) -> Any:
-    return getattr(_bench, name)(*arguments)
+    return getattr(_benches[0], name)(*arguments)
 
 
 # --- the driver -------------------------------------------------------------------------------------------------------
@@ -285,7 +284,7 @@ def score(trials: Sequence[Trial], side: Side, pool: ProcessPoolExecutor, wanted
             print(f"  whole: {trial}: {side.outcomes[trial]}", flush=True)
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("data/sample"), help="of class folders")
     parser.add_argument("--backbone", default="efficientnet_lite0")
@@ -303,15 +302,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=42)
     options = parser.parse_args()
     options.folder = options.folder.resolve()
+    return options
+
+
+def main() -> None:
+    options = parse()
     print(f"embed_once: {options.trials} trials of {options.epochs} epochs, on {options.folder}", flush=True)
     from transferline.model import backbones
 
-    with tempfile.TemporaryDirectory(dir=".cache" if Path(".cache").is_dir() else None) as scratch:
+    with (
+        tempfile.TemporaryDirectory(dir=".cache" if Path(".cache").is_dir() else None) as scratch,
+        ExitStack() as processes,
+    ):
         work = Path(scratch).resolve()
         decoding, array_bytes, images = prepare_data(options.folder, work, options.backbone, options.seed)
         found: dict[str, dict[str, Side]] = {}
         pools = {
-            name: ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin, initargs=(name, str(work), options))
+            name: processes.enter_context(
+                ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin, initargs=(name, str(work), options))
+            )
             for name in SIDES
         }
         depth = backbones.spec(options.backbone).depth
@@ -328,8 +337,6 @@ def main() -> None:
             for name in ("cached", "plain"):
                 score(given[title], found[title][name], pools[name], options.scored)
             write(found, pools, images * options.epochs, options)
-        for pool in pools.values():
-            pool.shutdown()
     print(f"embed_once: -> {RESULTS}", flush=True)
 
 
