@@ -7,9 +7,11 @@ and frozen BatchNorm stays in eval mode; tensors are in torch's default, contigu
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytorch_lightning as pl
 import torch
 from PIL import Image
@@ -111,42 +113,45 @@ class Best(Callback):
         self.score = max(self.score, float(trainer.callback_metrics["val_macro_f1"]))
 
 
-def train(
-    train_rows: Sequence[ManifestRow],
-    val_rows: Sequence[ManifestRow],
-    root: Path,
-    backbone: str,
-    *,
-    depth: int,
-    lr: float,
-    batch_size: int,
-    epochs: int,
-    seed: int,
-    callbacks: Sequence[Callback],
-) -> float:
-    """Best macro-F1 on validation, of one trial."""
-    pl.seed_everything(seed, verbose=False)
-    spec = backbones.spec(backbone)
-    classes = sorted({row.label for row in train_rows})
-    workers: dict[str, Any] = {"num_workers": os.cpu_count() or 1, "persistent_workers": True}
-    loaders = [
-        DataLoader(
-            Images(rows, root, classes, transforms(spec.input_size, training, spec)),
-            batch_size if training else max(batch_size, 64),
-            shuffle=training,
-            **workers,
+@dataclass
+class Training:
+    """What all trials share: images, network, length."""
+
+    train_rows: Sequence[ManifestRow]
+    val_rows: Sequence[ManifestRow]
+    root: Path
+    backbone: str
+    epochs: int
+    seed: int
+    callbacks: Sequence[Callback]
+
+    def objective(self, trial: optuna.Trial) -> float:
+        """Best macro-F1 on validation, of one trial."""
+        lr = trial.suggest_float("lr", 1e-4, 1e-2, log=True)
+        batch_size = trial.suggest_categorical("batch_size", [32, 64])
+        spec = backbones.spec(self.backbone)
+        depth = trial.suggest_int("depth", 0, spec.depth)
+        pl.seed_everything(self.seed, verbose=False)
+        classes = sorted({row.label for row in self.train_rows})
+        best = Best()
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = pl.Trainer(
+                max_epochs=self.epochs,
+                callbacks=[best, ModelCheckpoint(folder, monitor="val_macro_f1", mode="max"), *self.callbacks],
+                logger=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+            )
+            loaders = self.loader(self.train_rows, classes, batch_size), self.loader(self.val_rows, classes, 64, False)
+            trainer.fit(Plain(self.backbone, len(classes), depth, lr), *loaders)
+        return best.score
+
+    def loader(
+        self, rows: Sequence[ManifestRow], classes: list[str], batch_size: int, training: bool = True
+    ) -> DataLoader[tuple[Tensor, int]]:
+        spec = backbones.spec(self.backbone)
+        images = Images(rows, self.root, classes, transforms(spec.input_size, training, spec))
+        return DataLoader(
+            images, batch_size, shuffle=training, num_workers=os.cpu_count() or 1, persistent_workers=True
         )
-        for rows, training in ((train_rows, True), (val_rows, False))
-    ]
-    best = Best()
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = pl.Trainer(
-            max_epochs=epochs,
-            callbacks=[best, ModelCheckpoint(folder, monitor="val_macro_f1", mode="max"), *callbacks],
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-        )
-        trainer.fit(Plain(backbone, len(classes), depth, lr), *loaders)
-    return best.score
