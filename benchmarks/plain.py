@@ -98,7 +98,7 @@ class Plain(pl.LightningModule):
             groups.append({"params": self.trained.parameters(), "lr": 0.8 * self.lr})
         optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
         peaks = [group["lr"] for group in optimizer.param_groups]
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = max(int(self.trainer.estimated_stepping_batches), 5)  # OneCycleLR divides by zero where 4 * 0.25 is 1
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=steps, pct_start=0.25)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -21,7 +21,7 @@ from typing import Any
 from transferline.artifacts import read_manifest
 
 LABELS = {"plain": "plain Lightning and Optuna", "recomputed": "ours, recomputed", "cached": "ours, cached"}
-PROBE = 256  # images trained on to learn what a step costs
+PROBE = 320  # images trained on to learn what a step costs
 
 
 @dataclass(frozen=True)

@@ -100,43 +100,29 @@ def test_frozen_blocks_that_are_run_every_epoch_are_part_of_the_cost(
 
 
 @pytest.mark.parametrize(
-    ("cost", "fraction", "available", "epochs"),
+    ("cost", "fraction", "available", "epochs", "share"),
     [
-        (Cost(0.01, 0.0), 1.0, 10.0, 10),
-        (Cost(0.01, 0.05), 1.0, 10.0, 5),
-        (Cost(0.01, 0.05), 0.5, 10.5, 7),
-        (Cost(0.01, 0.0), 1.0, 2.4, 2),
-        (Cost(0.01, 0.0), 1.0, 2.6, 3),
-        (Cost(0.01, 0.0), 1.0, 0.6, 1),
+        (Cost(0.01, 0.0), 1.0, 10.0, 10, 1.0),
+        (Cost(0.01, 0.05), 1.0, 10.0, 5, 1.0),
+        (Cost(0.01, 0.05), 0.5, 10.5, 7, 0.5),
+        (Cost(0.01, 0.0), 1.0, 2.4, 2, 1.0),
+        (Cost(0.01, 0.0), 1.0, 2.6, 3, 1.0),
+        (Cost(0.01, 0.0), 1.0, 0.6, 1, 1.0),
+        (Cost(0.1, 0.0), 1.0, 2.0, 1, 0.2),
+        (Cost(0.1, 0.05), 1.0, 4.0, 1, 0.3),
+        (Cost(0.1, 0.0), 0.5, 2.0, 1, 0.2),
+        (Cost(0.1, 1.0), 0.5, 11.0, 1, 0.01),
+        (Cost(0.1, 0.0), 1.0, 0.01, 1, 0.01),
     ],
 )
-def test_whole_epochs_fill_the_budget(
-    hundred: Splits, cost: Cost, fraction: float, available: float, epochs: int
+def test_whole_epochs_fill_the_budget_or_one_of_fewer_images(
+    hundred: Splits, cost: Cost, fraction: float, available: float, epochs: int, share: float
 ) -> None:
+    """The last rows: a share, validation first, of all images, validation alone is too long, next to nothing."""
     config = Tune(budget="seconds", seconds=available, train_fraction=fraction, epochs=99)
-    spent, share = spend(cost, hundred, config)
-    assert (spent.epochs, share) == (epochs, fraction)
-    assert spent == config.model_copy(update={"epochs": epochs})
-
-
-@pytest.mark.parametrize(
-    ("cost", "fraction", "available", "share"),
-    [
-        (Cost(0.1, 0.0), 1.0, 2.0, 0.2),
-        (Cost(0.1, 0.05), 1.0, 4.0, 0.3),
-        (Cost(0.1, 0.0), 0.5, 2.0, 0.2),
-        (Cost(0.1, 1.0), 0.5, 11.0, 0.01),
-        (Cost(0.1, 0.0), 1.0, 0.01, 0.01),
-    ],
-    ids=["share", "validation first", "of all images", "validation alone is too long", "next to nothing"],
-)
-def test_where_no_epoch_fits_one_of_fewer_images_is_taken(
-    hundred: Splits, cost: Cost, fraction: float, available: float, share: float
-) -> None:
-    config = Tune(budget="seconds", seconds=available, train_fraction=fraction)
     spent, found = spend(cost, hundred, config)
-    assert spent.epochs == 1
     assert found == pytest.approx(share)
+    assert spent == config.model_copy(update={"epochs": epochs})
 
 
 @pytest.mark.parametrize("fraction", [0.005, 0.1, 0.5, 1.0])
