@@ -2,8 +2,9 @@
 
     uv run python -m benchmarks.step [--backbone efficientnet_lite0] [--batch 32] [--depths 0 3 6 9]
 
-Eager torch in channels_last, as in training; the medians of some steps on random images. Operators are those of the
-profiler of torch, by the time that they take themselves.
+Eager torch in channels_last, as in training; the medians of some steps on random images. A step is also timed as it is
+where freed memory goes back to the system (`transferline.model.memory`). Operators are those of the profiler of torch,
+by the time that they take themselves.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import itertools
 import time
 from collections.abc import Callable
 from statistics import median
+from unittest.mock import patch
 
 import torch
 from rich.box import MARKDOWN
@@ -20,7 +22,7 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from transferline.artifacts import ModelCard
-from transferline.model import backbones, classifier
+from transferline.model import backbones, classifier, memory
 from transferline.model.classifier import Classifier, Suffix
 from transferline.model.engines import Prefix
 
@@ -95,13 +97,22 @@ def main() -> None:
         options.backbone, [*map(str, range(CLASSES))], spec.input_size, "squash", list(spec.mean), list(spec.std), 0.2
     )
     images = torch.randint(0, 256, (options.batch, spec.input_size, spec.input_size, 3), dtype=torch.uint8)
-    heads = ("freeze depth", "frozen (spared), ms", "forward, ms", "backward, ms", "update, ms", "spared", "operators")
-    table = Table(*heads, box=MARKDOWN)
-    for depth in track(options.depths or range(spec.depth + 1), description="depths"):
-        step = Step(classifier.build(card, "pretrained", seed=0), depth, images)
+    with patch.object(memory, "keep_freed"):  # not yet
+        net = classifier.build(card, "pretrained", seed=0)
+    depths = options.depths or range(spec.depth + 1)
+    before = {
+        depth: milliseconds(Step(net, depth, images).trained)[0]
+        for depth in track(depths, description="memory given back")
+    }
+    memory.keep_freed()
+    heads = ("freeze depth", "frozen (spared)", "forward", "backward", "update", "memory given back", "operators")
+    table = Table(*heads, box=MARKDOWN, title="milliseconds")
+    for depth in track(depths, description="memory kept"):
+        step = Step(net, depth, images)
         times = milliseconds(step.frozen, step.forward, step.backward, step.update)
         shares = ", ".join(f"{name} {share:.0%}" for name, share in operators(step).items())
-        table.add_row(str(depth), *(f"{took:.0f}" for took in times), f"{times[0] / sum(times):.0%}", shares)
+        slower = f"{before[depth]:.0f} ({before[depth] / sum(times[1:]):.2f} times the step)"
+        table.add_row(str(depth), *(f"{took:.0f}" for took in times), slower, shares)
     Console(width=200).print(table)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from transferline.artifacts import ModelCard, atomic, read_card, write_card
 from transferline.errors import UserError
-from transferline.model import backbones
+from transferline.model import backbones, memory
 from transferline.model.weights import load_weights
 
 WEIGHTS = "model.safetensors"
@@ -110,6 +110,7 @@ def build(card: ModelCard, weights: str, seed: int) -> Classifier:
     Raises:
         UserError: for an unknown backbone, or weights that cannot be had or do not fit.
     """
+    memory.keep_freed()  # here, since every process that runs a network in torch comes by
     spec = backbones.spec(card.backbone)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
