@@ -3,10 +3,11 @@
     uv run python -m benchmarks.embed_once [FOLDER] [--trials 20] [--epochs 5] [--whole 60]
 
 Three lists of trials (rate x batch size x freeze depth), the same for all three sides, in one run: the head alone, the
-last block, and depths drawn evenly. Sides take turns, trial kind by trial kind, so that all meet the same weather. Of
-every kind (freeze depth and batch size) some images are trained on first; where that says that a whole trial would take
-longer than `--whole` seconds, its time is worked out from those steps, and it has no score, but for the trials that
-`--scored` asks for: they are trained whole on both sides, and scored.
+last block, and depths drawn evenly. Sides take turns, trial kind by trial kind, so that all meet the same weather, in
+processes made anew for each list, so that none profits from memory that another list has made room for. Of every kind
+(freeze depth and batch size) some images are trained on first; where that says that a whole trial would take longer
+than `--whole` seconds, its time is worked out from those steps, and it has no score, but for the trials that `--scored`
+asks for: they are trained whole, scored, and their time goes for their kind.
 
 Decoding into arrays and building the cache, from nothing, are counted in.
 """
@@ -68,14 +69,17 @@ def measure(trials: Sequence[Trial], benches: Mapping[str, Remote], limit: float
 
 
 def score(trials: Sequence[Trial], sides: Mapping[str, Side], benches: Mapping[str, Remote], wanted: int) -> None:
-    """Train some trials of middling depth and rate whole; their time takes the place of what was worked out."""
+    """Train some trials of middling depth and rate whole; their time goes for what was worked out of their kind."""
     depths = sorted({trial.depth for trial in trials})
     at_depth = [trial for trial in trials if trial.depth == depths[len(depths) // 2]]
     for trial in sorted(at_depth, key=lambda trial: abs(at_depth.index(trial) - len(at_depth) // 2))[:wanted]:
         for name in ("plain", "cached"):
-            if not sides[name].outcomes[trial].whole:
-                sides[name].outcomes[trial] = benches[name].call("whole", trial)
-            print(f"  {LABELS[name]}: {trial}: {sides[name].outcomes[trial]}", flush=True)
+            outcomes = sides[name].outcomes
+            if not outcomes[trial].whole:
+                whole = benches[name].call("whole", trial)
+                same = {other for other in trials if other.kind == trial.kind and not outcomes[other].whole}
+                outcomes |= dict.fromkeys(same, Outcome(whole.seconds, whole=False)) | {trial: whole}
+            print(f"  {LABELS[name]}: {trial}: {outcomes[trial]}", flush=True)
 
 
 def parse() -> argparse.Namespace:
@@ -99,27 +103,21 @@ def main() -> None:
     print(f"embed_once: {options.trials} trials of {options.epochs} epochs, on {options.folder}", flush=True)
     depth = backbones.spec(options.backbone).depth
     given = lists(options.trials, depth, options.depths or depth + 1)
-    found: dict[str, dict[str, Side]] = {}
     cache = Path(".cache").resolve()
     cache.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as scratch, remotes(Path(scratch), options) as benches:
-        decoding, size, images = prepare_data(options.folder, Path(scratch), options.backbone, options.seed)
-
-        def write() -> None:
-            peaks = {name: bench.call("peak") for name, bench in benches.items()}
-            report.write(found, peaks, images * options.epochs, options)
-
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:
+        work = Path(scratch)
+        decoding, size, images = prepare_data(options.folder, work, options.backbone, options.seed)
         for title in options.lists:
             print(f"{title}:", flush=True)
-            found[title] = measure(given[title], benches, options.whole)
-            for name in ("recomputed", "cached"):
-                found[title][name].preparation += decoding
-                found[title][name].disk += size
-            write()
-        for title in options.lists if options.scored else []:  # last, since it takes longest
-            print(f"{title}, trained whole:", flush=True)
-            score(given[title], found[title], benches, options.scored)
-            write()
+            with remotes(work, options) as benches:
+                sides = measure(given[title], benches, options.whole)
+                for name in ("recomputed", "cached"):
+                    sides[name].preparation += decoding
+                    sides[name].disk += size
+                score(given[title], sides, benches, options.scored)
+                peaks = {name: bench.call("peak") for name, bench in benches.items()}
+            report.write({title: sides}, peaks, images * options.epochs, options)
     print(f"embed_once: -> {report.RESULTS}", flush=True)
 
 
