@@ -9,6 +9,7 @@ import resource
 import shutil
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -67,7 +68,7 @@ class Side:
         return {trial: outcome.score for trial, outcome in self.outcomes.items() if outcome.score is not None}
 
 
-class Bench:
+class Bench(ABC):
     """Trains trials, whole or in part."""
 
     def __init__(self, work: Path, options: argparse.Namespace) -> None:
@@ -99,9 +100,9 @@ class Bench:
         """Bytes, of this process and of the largest of its workers."""
         return 1024 * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
+    @abstractmethod
     def train(self, trial: Trial, epochs: int, count: int, callbacks: list[Any]) -> float:
         """Best macro-F1 on validation, of a trial that sees `count` of the images."""
-        raise NotImplementedError
 
 
 class Plain(Bench):
