@@ -42,6 +42,32 @@ class Data(Section):
     split: Split = Field(Split(), description="ignored where data.root brings a split of its own")
 
 
+class Head(Section):
+    """What stands on the backbone; a linear layer on pooled features by default."""
+
+    pooling: Literal["auto", "average", "max", "average_max", "generalised_mean", "token", "flatten"] = Field(
+        "auto", description="features to one vector; auto: the class token where the backbone has one, else average"
+    )
+    hidden: Annotated[tuple[int, ...], Strict(False)] = Field((), description="widths of hidden layers; [] is linear")
+    activation: Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"] = Field(
+        "relu", description="of the hidden layers"
+    )
+    norm: Literal["none", "batch", "layer"] = Field("none", description="BatchNorm or LayerNorm in the hidden layers")
+
+    @field_validator("hidden")
+    @classmethod
+    def _wide(cls, widths: tuple[int, ...]) -> tuple[int, ...]:
+        if min(widths, default=1) < 1:
+            raise ValueError(f"{min(widths)} is no width of a layer; the smallest is 1")
+        return widths
+
+    @model_validator(mode="after")
+    def _norm_of_something(self) -> Self:
+        if self.norm != "none" and not self.hidden:
+            raise ValueError(f"norm: {self.norm} is of hidden layers, and hidden is []; name widths, as [256]")
+        return self
+
+
 class Model(Section):
     backbone: str = Field("efficientnet_lite0", description="a registered backbone")
     weights: str = Field(
@@ -51,7 +77,11 @@ class Model(Section):
         None, ge=32, le=1024, description="side of the network's input in pixels; null: the backbone's own"
     )
     resize: Literal["squash", "crop", "pad"] = Field("squash", description="how an image that is not square becomes so")
-    dropout: float = Field(0.2, ge=0, lt=1, description="dropout before the last layer")
+    head: Head = Field(Head(), description="what stands on the backbone")
+    dropout: float = Field(0.2, ge=0, lt=1, description="dropout before each layer of the head")
+    stochastic_depth: float | None = Field(
+        None, ge=0, lt=1, description="share of dropped residual paths; null: the backbone's own"
+    )
 
 
 class Activations(Section):

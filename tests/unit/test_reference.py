@@ -18,7 +18,7 @@ def test_bounds_default_and_description_are_shown() -> None:
         "dropout",
         "number, >= 0, < 1",
         "`0.2`",
-        "dropout before the last layer",
+        "dropout before each layer of the head",
     )
 
 

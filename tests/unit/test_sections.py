@@ -120,3 +120,15 @@ def test_one_or_automatic_devices_are_taken(devices: Any) -> None:
 
 def test_each_loop_has_epochs_of_its_own() -> None:
     assert [model().epochs for model in (sections.Tune, sections.Train, sections.Finetune)] == [1, 1, 4]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"hidden": [256, 0]}, "0 is no width of a layer; the smallest is 1"),
+        ({"norm": "batch"}, r"norm: batch is of hidden layers, and hidden is \[\]; name widths, as \[256\]"),
+    ],
+)
+def test_a_head_that_contradicts_itself_is_refused(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sections.Head.model_validate(given)

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from transferline.artifacts.files import AGAIN, read_json, write_json
 from transferline.artifacts.paths import BEST, RUNS
 from transferline.errors import UserError
+from transferline.sections import Head
 
 _Record = TypeVar("_Record")
 
@@ -57,15 +58,22 @@ class ModelCard:
     mean: list[float]  # of RGB in 0..1
     std: list[float]
     dropout: float
+    head: Head = field(default_factory=Head)
+    stochastic_depth: float | None = None
+    task: Literal["multiclass", "multilabel"] = "multiclass"
 
 
 def write_card(card: ModelCard, folder: Path) -> None:
-    write_json(folder / "model.json", asdict(card))
+    write_json(folder / "model.json", asdict(card) | {"head": card.head.model_dump(mode="json")})
 
 
 def read_card(folder: Path) -> ModelCard:
     """Raises UserError where the file is missing or does not describe a model."""
-    return _read_record(folder / "model.json", ModelCard)
+    return _read_record(folder / "model.json", _card)
+
+
+def _card(*, head: dict[str, Any], **values: Any) -> ModelCard:
+    return ModelCard(**values, head=Head.model_validate(head))
 
 
 @dataclass(frozen=True)
@@ -93,5 +101,5 @@ def _read_record(path: Path, kind: Callable[..., _Record]) -> _Record:
     values = read_json(path)
     try:
         return kind(**values)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # pydantic's ValidationError is a ValueError
         raise UserError(f"{path} does not fit: {error}", AGAIN) from None

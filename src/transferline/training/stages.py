@@ -24,6 +24,9 @@ def make_card(model: Model, arrays: Arrays, dropout: float | None = None) -> Mod
         mean=list(spec.mean),
         std=list(spec.std),
         dropout=model.dropout if dropout is None else dropout,
+        head=model.head,
+        stochastic_depth=model.stochastic_depth,
+        task="multilabel" if arrays.multilabel else "multiclass",
     )
 
 

@@ -188,7 +188,7 @@ class Tuner:
     def _classifier(self, values: dict[str, Any]) -> classifier.Classifier:
         copy = deepcopy(self.base)
         if "dropout" in values:
-            copy.head.dropout.p = values["dropout"]
+            copy.head.set_dropout(values["dropout"])
         copy.freeze(values["freeze_depth"])
         return copy
 

@@ -9,6 +9,7 @@ import pytest
 from transferline import artifacts
 from transferline.artifacts import Best, ModelCard, RunRecord
 from transferline.errors import UserError
+from transferline.sections import Head
 
 BEST = Best(lr=1e-3, batch_size=32, freeze_depth=0, value=0.98, study="study-1", run_id="abc")
 CARD = ModelCard(
@@ -19,6 +20,9 @@ CARD = ModelCard(
     mean=[0.485, 0.456, 0.406],
     std=[0.229, 0.224, 0.225],
     dropout=0.2,
+    head=Head(pooling="max", hidden=(64, 32), activation="gelu", norm="layer"),
+    stochastic_depth=0.1,
+    task="multilabel",
 )
 
 
