@@ -1,0 +1,108 @@
+"""The line on the sample for several backbones and seeds: what each is worth, what it costs, how fast it is deployed.
+
+    uv run python -m benchmarks.backbones [--backbones NAME ...] [--seeds SEED ...] [--again]
+
+Each line is `dvc repro` in a copy of the project, with the committed parameters but for the backbone, the seed (of the
+split, too) and `tune.trials: 0`: all train from `tune.start`. Lines that `benchmarks/results/backbones.json` has
+already are not run again unless `--again` is given. Where a machine is shared, the fastest of the seeds says best what
+a line costs.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from transferline.artifacts import read_json, write_json
+
+RESULTS = Path("benchmarks/results/backbones.json")
+BACKBONES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+SEEDS = (42, 43, 44)
+_HEADING = (
+    "| backbone | seed | macro-F1 on test (95 % interval) | accuracy | minutes, from images to a registered model "
+    "| ONNX, ms an image alone | ms a batch of 32 | largest difference of a probability |"
+)
+
+
+def copy_project(target: Path) -> None:
+    """The files that git tracks, as they are in the working tree, without what an earlier line left."""
+    names = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, names):
+        if Path(name).is_file() and name not in ("dvc.lock", "reports/evaluate/metrics.json"):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(name, target / name)
+    subprocess.run(["git", "init", "--quiet"], cwd=target, check=True)
+
+
+def set_params(path: Path, backbone: str, seed: int) -> None:
+    yaml = YAML()
+    params = yaml.load(path.read_text(encoding="utf-8"))
+    params["seed"] = seed
+    params["model"]["backbone"] = backbone
+    params["tune"]["trials"] = 0
+    with path.open("w", encoding="utf-8") as stream:
+        yaml.dump(params, stream)
+
+
+def run_line(project: Path, backbone: str, seed: int) -> dict[str, Any]:
+    """One row: the figures of evaluate and export, and the seconds of the whole line."""
+    set_params(project / "params.yaml", backbone, seed)
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "--force"], cwd=project, check=True)
+    seconds = time.perf_counter() - start
+    metrics = read_json(project / "reports/evaluate/metrics.json")
+    latency = {row["batch_size"]: row for row in read_json(project / "reports/export/latency.json")["batches"]}
+    return {
+        "backbone": backbone,
+        "seed": seed,
+        "macro_f1": metrics["macro_f1"],
+        "interval": metrics["intervals"]["macro_f1"],
+        "accuracy": metrics["accuracy"],
+        "images": metrics["images"],
+        "seconds": seconds,
+        "onnx_seconds": {str(size): row["onnx_median"] for size, row in latency.items()},
+        "parity": read_json(project / "reports/export/parity.json")["max_difference"],
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as Markdown."""
+    lines = [_HEADING, "| --- " * _HEADING.count(" | ") + "| --- |"]
+    for row in rows:
+        low, high = row["interval"]
+        alone, batch = (1000 * row["onnx_seconds"][size] for size in ("1", "32"))
+        lines.append(
+            f"| {row['backbone']} | {row['seed']} | {row['macro_f1']:.3f} ({low:.3f} to {high:.3f})"
+            f" | {row['accuracy']:.3f} | {row['seconds'] / 60:.1f} | {alone:.0f} | {batch:.0f} | {row['parity']:.1e} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbones", nargs="+", default=BACKBONES)
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--again", action="store_true", help="run lines whose results are there, too")
+    options = parser.parse_args()
+    done = {(row["backbone"], row["seed"]): row for row in (read_json(RESULTS) if RESULTS.exists() else [])}
+    wanted = [(backbone, seed) for backbone in options.backbones for seed in options.seeds]
+    with tempfile.TemporaryDirectory() as folder:
+        copy_project(Path(folder))
+        for number, (backbone, seed) in enumerate(wanted, 1):
+            if options.again or (backbone, seed) not in done:
+                print(f"backbones: line {number} of {len(wanted)}: {backbone}, seed {seed}", flush=True)
+                done[backbone, seed] = run_line(Path(folder), backbone, seed)
+                write_json(RESULTS, [done[key] for key in sorted(done)])
+    print(table([done[key] for key in wanted]))
+    print(f"backbones: {len(wanted)} lines -> {RESULTS}")
+
+
+if __name__ == "__main__":
+    main()

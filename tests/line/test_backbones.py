@@ -1,0 +1,46 @@
+"""The whole line for a backbone of each make, as an experiment: `dvc exp run -S model.backbone=...`."""
+
+import json
+from typing import Any
+
+import onnx
+import pytest
+
+from tests.line.conftest import SMALL, Project, copy_project, make_images, ran, set_params
+from transferline.artifacts import read_predictions
+
+BACKBONES = ("vgg16", "resnet50", "inception_v3", "xception", "mobilenet_v3_small", "convnext_tiny", "vit_b_16")
+ONCE: dict[str, dict[str, Any]] = {
+    **SMALL,
+    "model": {"weights": "none", "input_size": 96},
+    "tune": {"trials": 0, "start": {"lr": 1e-3, "batch_size": 16, "freeze_depth": 3}},
+    "finetune": {"epochs": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def menu(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose images are prepared, committed."""
+    folder = tmp_path_factory.mktemp("menu")
+    project = Project(folder / "project")
+    make_images(folder / "images")
+    copy_project(project.root)
+    set_params(project.root / "params.yaml", {**ONCE, "data": {"root": str(folder / "images")}})
+    project.git("init", "--quiet")
+    project.commit("Begin")
+    project.dvc("repro", "fetch", "prepare")
+    project.commit("Prepare")
+    return project
+
+
+@pytest.mark.backbones
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_line_leads_to_an_exported_model_that_agrees(menu: Project, backbone: str) -> None:
+    output = menu.dvc("exp", "run", "--set-param", f"model.backbone={backbone}")
+    assert ran(output) == ["augment", "tune", "train", "finetune", "evaluate", "export", "register"]
+    parity = json.loads((menu.root / "reports/export/parity.json").read_text(encoding="utf-8"))
+    predictions = read_predictions(menu.root / "reports/evaluate/predictions.parquet")
+    assert (parity["passed"], parity["images"]) == (True, len(predictions.paths))
+    assert len(predictions.paths) == 6
+    exported = onnx.load(menu.root / "models/onnx/model.onnx")
+    assert {entry.key: entry.value for entry in exported.metadata_props}["backbone"] == backbone
