@@ -93,10 +93,13 @@ class Plain(pl.LightningModule):
         self.log("val_macro_f1", self.f1)
 
     def configure_optimizers(self) -> Any:
-        groups = [{"params": self.head.parameters(), "lr": self.lr}]
-        if list(self.trained.parameters()):
-            groups.append({"params": self.trained.parameters(), "lr": 0.8 * self.lr})
-        optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+        groups = []
+        for part, lr in ((self.head, self.lr), (self.trained, 0.8 * self.lr)):
+            for decay in (0.01, 0.0):  # none on norms and biases
+                weights = [weight for weight in part.parameters() if (weight.ndim > 1) == (decay > 0)]
+                if weights:
+                    groups.append({"params": weights, "lr": lr, "weight_decay": decay})
+        optimizer = torch.optim.AdamW(groups)
         peaks = [group["lr"] for group in optimizer.param_groups]
         steps = max(int(self.trainer.estimated_stepping_batches), 5)  # OneCycleLR divides by zero where 4 * 0.25 is 1
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=steps, pct_start=0.25)

@@ -159,7 +159,7 @@ class Ours(Bench):
     def train(self, trial: Trial, epochs: int, count: int, callbacks: list[Any]) -> float:
         from copy import deepcopy
 
-        from transferline.sections import Fit
+        from transferline.fitting import Fit
         from transferline.training.fit import fit
 
         net = deepcopy(self.net)

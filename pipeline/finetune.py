@@ -7,7 +7,8 @@ from transferline.artifacts import BEST, FINETUNED, HEAD, TRAINING, read_arrays,
 def main() -> None:
     params = config.load("seed", "activations", "finetune", "tracking")
     best = read_best()
-    print(f"finetune: from {HEAD}, with {best.freeze_depth} blocks frozen", flush=True)
+    frozen = "no block" if params.finetune.freezing == "full" else f"{best.freeze_depth} blocks"
+    print(f"finetune: from {HEAD}, with {frozen} frozen", flush=True)
     with tracking.stage("finetune", params, inputs=[*TRAINING, HEAD, BEST]) as run:
         from transferline.model.activations import Cache
         from transferline.training.data import Splits

@@ -16,7 +16,8 @@ def main() -> None:
         cache, best = Cache(params.activations), read_best()
         history = train_head(splits, params.model, params.train, best=best, seed=params.seed, cache=cache, recorder=run)
         run.log_artifacts(HEAD)
-    print(f"train: validation macro-F1 {history.best['val_macro_f1']:.4f} -> {HEAD}", flush=True)
+    found = f"validation macro-F1 {history.best['val_macro_f1']:.4f}" if history.epochs else "the head as it was made"
+    print(f"train: {found} -> {HEAD}", flush=True)
 
 
 if __name__ == "__main__":

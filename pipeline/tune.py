@@ -1,4 +1,4 @@
-"""tune: learning rate, batch size and freeze depth, chosen on validation by Optuna."""
+"""tune: learning rate, batch size, freeze depth and whatever else is searched, chosen on validation by Optuna."""
 
 from transferline import config, errors, tracking
 from transferline.artifacts import BEST, REPORTS, TRAINING, read_arrays, write_best
@@ -37,7 +37,8 @@ def main() -> None:
             run.log_metrics({f"best_{params.tune.objective}": best.value or 0.0})
         write_best(best)
         run.log_artifacts(folder, BEST)
-    found = f"lr {best.lr:.3g}, batch size {best.batch_size}, freeze depth {best.freeze_depth}"
+    further = "".join(f", {name} {value}" for name, value in best.choices.items())
+    found = f"lr {best.lr:.3g}, batch size {best.batch_size}, freeze depth {best.freeze_depth}{further}"
     print(f"tune: {found} -> {BEST}", flush=True)
 
 

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
 
-from transferline import sections
+from transferline import fitting, sections, tuning
 from transferline.errors import UserError, nearest
 from transferline.mistakes import explain
 
@@ -29,9 +29,9 @@ class Params:
     tracking: sections.Tracking
     prepare: sections.Prepare
     augment: sections.Augment
-    tune: sections.Tune
-    train: sections.Train
-    finetune: sections.Finetune
+    tune: tuning.Tune
+    train: fitting.Train
+    finetune: fitting.Finetune
     evaluate: sections.Evaluate
     export: sections.Export
     register: sections.Register

@@ -2,13 +2,15 @@
 
 import inspect
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from transferline import config, policy, sections
+from transferline.fitting import Finetune, Fit, Train
+from transferline.tuning import SEARCHED, FloatRange, Search, Tune
 
 _BOUNDS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
 _NAMES: dict[Any, str] = {
@@ -32,8 +34,17 @@ class Parameter(NamedTuple):
 
 
 def markdown() -> str:
-    """One table a section of params.yaml, then one of the augmentation policy's transforms."""
-    parts = [_section(name, kind) for name, kind in config.SECTIONS.items()]
+    """One table a section of params.yaml, then one of the augmentation policy's transforms.
+
+    What the loops of training have in common stands once, before the first of them.
+    """
+    parts = []
+    for name, kind in config.SECTIONS.items():
+        if kind is Tune:
+            parts.append(_table("tune, train and finetune", _shared()))
+        parts.append(_section(name, kind))
+        if kind is Tune:
+            parts.append(_searched())
     return "\n\n".join([*parts, _transforms()]) + "\n"
 
 
@@ -59,8 +70,40 @@ def _section(name: str, kind: type) -> str:
         return _table(
             name, [Parameter(name, seed, _value(sections.DEFAULT_SEED), "of every random choice in the line")]
         )
-    rows = list(parameters(kind))
+    known = {*(_shared() if issubclass(kind, Fit) else ())}
+    rows = [row for row in parameters(kind) if row not in known and not _is_searched(row)]
     return _table(name, rows) if rows else f"#### {name}\n\n{inspect.getdoc(kind)}"
+
+
+def _shared() -> list[Parameter]:
+    """The keys that at least one of the loops has just as Fit has them."""
+    kept = {row for kind in (Tune, Train, Finetune) for row in parameters(kind)}
+    return [row for row in parameters(Fit) if row in kept]
+
+
+def _is_searched(row: Parameter) -> bool:
+    return row.key.removeprefix("search.") in SEARCHED and row.key.startswith("search.")
+
+
+def _searched() -> str:
+    """What else the space takes, which repeats the keys that it is named after."""
+    ranges: list[str] = []
+    lists: list[str] = []
+    for name in SEARCHED:
+        into = ranges if FloatRange.model_fields.keys() <= _keys(Search.model_fields[name].annotation) else lists
+        into.append(f"`{name}`")
+    return (
+        f"`search` also takes, by its name, any number of {', '.join(ranges)} as `{{low, high, log}}`, and any choice"
+        f" of {', '.join(lists)} as a list of values, as `optimizer: [adamw, sgd]`. Each must be a value that the key"
+        " itself, there or in `model`, may have. What is not searched stays as the section says; the first trial"
+        " takes what the section says of what is searched, too, or the nearest in the space."
+    )
+
+
+def _keys(annotation: Any) -> set[str]:
+    """Of the models that an annotation names."""
+    fields = getattr(annotation, "model_fields", {})
+    return set(fields).union(*(_keys(part) for part in get_args(annotation)))
 
 
 def _transforms() -> str:
@@ -98,7 +141,9 @@ def _type(annotation: Any) -> str:
     if origin is Literal:
         return ", ".join(f"`{choice}`" for choice in arguments)
     if origin is tuple:
-        return f"list of {_NAMES[arguments[0]]}s" if arguments[-1] is Ellipsis else "[low, high]"
+        return f"list of {_type(arguments[0])}s" if arguments[-1] is Ellipsis else "[low, high]"
+    if origin is Annotated:
+        return _type(arguments[0])
     if arguments:
         return " or ".join(_type(part) for part in arguments)
     return "{" + ", ".join(annotation.model_fields) + "}"

@@ -12,9 +12,10 @@ from tests.conftest import ListRecorder
 from tests.line.conftest import make_images
 from transferline.artifacts import Arrays, Best, read_arrays
 from transferline.data import arrays, manifest, sources
+from transferline.fitting import Finetune, Train
 from transferline.model.activations import Cache
 from transferline.policy import Contrast, HorizontalFlip, Rotation
-from transferline.sections import Activations, Finetune, Model, Prepare, Split, Train
+from transferline.sections import Activations, Model, Prepare, Split
 from transferline.training.data import Splits
 from transferline.training.stages import finetune, train_head
 

@@ -155,7 +155,8 @@ def test_out_of_range_names_the_nearest_right_value(write: Write, text: str, wha
     [
         ("model: {resize: sqash}", "model.resize: 'sqash' is not known", "did you mean 'squash'?"),
         ("model: {resize: 3}", "model.resize: 3 is not known", "choose one of: crop, pad, squash"),
-        ("train: {optimizer: null}", "train.optimizer: null is not known", "choose one of: adam, adamw, sgd"),
+        ("train: {loss: null}", "train.loss: null is not known", "choose one of: cross_entropy, focal"),
+        ("train: {optimizer: adamv}", "train.optimizer: 'adamv' is not known", "did you mean 'adam'?"),
         ("train: {precision: bf16}", "train.precision: 'bf16' is not known", "did you mean 'bf16-mixed'?"),
     ],
 )

@@ -1,6 +1,6 @@
 """The table of parameters says what the models say."""
 
-from transferline import config, reference, sections
+from transferline import config, fitting, reference, sections, tuning
 
 
 def _row(section: type, key: str) -> reference.Parameter:
@@ -10,7 +10,37 @@ def _row(section: type, key: str) -> reference.Parameter:
 
 def test_every_section_has_a_heading_in_order() -> None:
     headings = [line[5:] for line in reference.markdown().splitlines() if line.startswith("#### ")]
+    before = headings.index("tune")
+    assert headings.pop(before - 1) == "tune, train and finetune"
     assert headings == [*config.SECTIONS, "augment.policy"]
+
+
+def _table(heading: str) -> list[str]:
+    """Its rows, from the key's name on."""
+    text = reference.markdown().split(f"#### {heading}\n")[1].split("####")[0]
+    return [line.removeprefix("| `") for line in text.splitlines() if line.startswith("| `")]
+
+
+def test_what_the_loops_share_is_said_once_and_what_is_their_own_with_them() -> None:
+    shared, own = _table("tune, train and finetune"), {name: _table(name) for name in ("tune", "train", "finetune")}
+    assert [row for row in shared if any(row in rows for rows in own.values())] == []
+    assert [row.split("`")[0] for row in own["train"]] == ["epochs"]
+    assert [row.split("`")[0] for row in own["finetune"]] == ["epochs", "freezing", "unfreeze_epochs"]
+    for name, model in (("tune", tuning.Tune), ("train", fitting.Train), ("finetune", fitting.Finetune)):
+        said = {row.split("`")[0] for row in [*shared, *own[name]]}
+        everything = {parameter.key for parameter in reference.parameters(model)}
+        assert everything - said == ({f"search.{key}" for key in tuning.SEARCHED} if name == "tune" else set())
+        assert said <= everything
+
+
+def test_all_that_may_be_searched_is_named_with_the_form_it_takes() -> None:
+    text = reference.markdown()
+    start = text.index("`search` also takes")
+    numbers, lists = text[start : text.index("\n", start)].split("as `{low, high, log}`")
+    for key in tuning.SEARCHED:
+        assert (f"`{key}`" in numbers) != (f"`{key}`" in lists), key
+    assert "`layer_decay`" in numbers
+    assert "`optimizer`" in lists
 
 
 def test_bounds_default_and_description_are_shown() -> None:
@@ -24,7 +54,7 @@ def test_bounds_default_and_description_are_shown() -> None:
 
 def test_choices_are_shown() -> None:
     assert _row(sections.Model, "resize").kind == "`squash`, `crop`, `pad`"
-    assert _row(sections.Fit, "nesterov").kind == "`true`, `false`"
+    assert _row(fitting.Fit, "nesterov").kind == "`true`, `false`"
 
 
 def test_null_is_a_value_like_others() -> None:
@@ -33,12 +63,12 @@ def test_null_is_a_value_like_others() -> None:
 
 
 def test_models_within_a_section_become_dotted_keys_with_the_defaults_that_hold_there() -> None:
-    assert _row(sections.Tune, "search.lr.low").default == "`0.0003`"
+    assert _row(tuning.Tune, "search.lr.low").default == "`0.0003`"
     assert _row(sections.Data, "split.train").default == "`0.7`"
 
 
 def test_lists_and_ranges_are_shown() -> None:
-    sizes = _row(sections.Tune, "search.batch_size")
+    sizes = _row(tuning.Tune, "search.batch_size")
     assert (sizes.kind, sizes.default) == ("list of whole numbers", "`[16, 32, 64]`")
     assert "| `rotation: degrees` | [low, high] | `[-10, 10]` |" in reference.markdown()
 

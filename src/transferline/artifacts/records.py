@@ -16,7 +16,7 @@ _Record = TypeVar("_Record")
 
 @dataclass(frozen=True)
 class Best:
-    """What tune found. The last three are null where they were not searched."""
+    """What tune found; `choices` is whatever else was searched, by name."""
 
     lr: float
     batch_size: int
@@ -24,9 +24,7 @@ class Best:
     value: float | None  # of the objective; null where nothing was tried
     study: str
     run_id: str
-    weight_decay: float | None = None
-    dropout: float | None = None
-    label_smoothing: float | None = None
+    choices: dict[str, Any] = field(default_factory=dict)
 
 
 def write_best(best: Best, path: Path = BEST) -> None:
@@ -40,6 +38,7 @@ def read_best(path: Path = BEST) -> Best:
         "lr": isinstance(best.lr, int | float) and 0 < best.lr < math.inf,
         "batch_size": isinstance(best.batch_size, int) and best.batch_size >= 1,
         "freeze_depth": isinstance(best.freeze_depth, int) and best.freeze_depth >= 0,
+        "choices": isinstance(best.choices, dict),
     }
     for key, fits in right.items():
         if not fits:

@@ -99,9 +99,10 @@ def work(params: Params, splits: dict[SplitName, int]) -> list[Work]:
     passes = tune.trials * tune.epochs
     how = f"{tune.trials} trials x {tune.epochs} epochs x {sample} images"
     views = train * (1 + params.augment.views) + val
+    mixing = all(fit.mixes for fit in (tune, params.train, params.finetune))
     once = Work("tune" if tune.trials else "train", f"frozen blocks, once: {views} views", views, 0)
     return [
-        *([once] if params.activations.mode == "auto" and not params.augment.online else []),
+        *([once] if params.activations.mode == "auto" and not (params.augment.online or mixing) else []),
         Work("tune", how, passes * val, passes * sample),
         *(Work(name, how, epochs * val, epochs * train) for name, epochs, how in fits),
         Work("evaluate", f"{val} val and {test} test images", val + test, 0),
@@ -139,8 +140,8 @@ def _warnings(
     by_size = sorted(layout.classes, key=layout.classes.__getitem__)
     small, large = by_size[0], by_size[-1]
     ratio = layout.classes[large] / layout.classes[small]
-    if ratio >= _IMBALANCE and params.finetune.class_weights == "none":
-        advice = "consider class_weights: balanced in tune, train and finetune"
+    if ratio >= _IMBALANCE and "balanced" not in (params.finetune.class_weights, params.finetune.sampling):
+        advice = "consider sampling: balanced or class_weights: balanced in tune, train and finetune"
         found.append(f"'{large}' has {ratio:.0f} times as many images as '{small}': {advice}")
     expected = layout.classes[small] * splits["test"] / len(layout.files)
     if expected < _FEW_TEST_IMAGES:

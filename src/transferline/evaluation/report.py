@@ -115,7 +115,8 @@ def _configuration(card: ModelCard, best: Best) -> dict[str, dict[str, Any]]:
     model = {name: value for name, value in asdict(card).items() if name not in ("classes", "head")}
     model |= card.head.model_dump()
     training = {name: value for name, value in asdict(best).items() if name not in NOT_OF_THE_MODEL}
-    return {"Model": model, "Training": {name: value for name, value in training.items() if value is not None}}
+    choices = training.pop("choices")
+    return {"Model": model, "Training": training | choices}
 
 
 def _embedded(path: Path) -> str:

@@ -1,12 +1,14 @@
 """Backbone and head as one module, and its life on disk."""
 
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from rich.progress import track
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from transferline.artifacts import ModelCard, atomic, read_card, write_card
 from transferline.errors import UserError
@@ -18,7 +20,50 @@ from transferline.model.weights import load_weights
 WEIGHTS = "model.safetensors"
 
 
-class Classifier(nn.Module):
+class _Freezable(nn.Module):
+    """Blocks of which the first are a fixed function, and a head.
+
+    Attributes:
+        offset: how many of the backbone's blocks come before `blocks`.
+        frozen_statistics: whether BatchNorm of blocks in training keeps its statistics; its affine part is trained.
+    """
+
+    blocks: nn.ModuleList
+    head: Head
+    freeze_depth: int
+    offset: int = 0
+    frozen_statistics: bool = False
+
+    def freeze(self, depth: int) -> None:
+        """Make the backbone's first `depth` blocks a fixed function: no gradient, BatchNorm in eval mode.
+
+        Raises:
+            UserError: where `depth` is more than there are blocks.
+        """
+        count = self.offset + len(self.blocks)
+        if not self.offset <= depth <= count:
+            raise UserError(
+                f"freeze_depth: {depth} is out of range: the backbone has {count} blocks",
+                f"the nearest right value is {min(max(depth, self.offset), count)}",
+            )
+        self.freeze_depth = depth
+        for index, block in enumerate(self.blocks, self.offset):
+            block.requires_grad_(index >= depth)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As nn.Module.train, but frozen blocks stay in eval mode, and so do norms with frozen statistics."""
+        super().train(mode)
+        for block in self.blocks[: self.freeze_depth - self.offset]:
+            block.eval()
+        if self.frozen_statistics:
+            for module in self.blocks.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+
+class Classifier(_Freezable):
     """Normalisation, the backbone's blocks in order, the head."""
 
     mean: Tensor
@@ -46,31 +91,8 @@ class Classifier(nn.Module):
         """Grey levels 0..255 -> what the backbone's weights expect, both float32 [B, 3, S, S]."""
         return (pixels - self.mean) / self.std
 
-    def freeze(self, depth: int) -> None:
-        """Make the first `depth` blocks a fixed function: no gradient, BatchNorm in eval mode.
 
-        Raises:
-            UserError: where `depth` is more than there are blocks.
-        """
-        if not 0 <= depth <= len(self.blocks):
-            raise UserError(
-                f"freeze_depth: {depth} is out of range: the backbone has {len(self.blocks)} blocks",
-                f"the nearest right value is {min(max(depth, 0), len(self.blocks))}",
-            )
-        self.freeze_depth = depth
-        for index, block in enumerate(self.blocks):
-            block.requires_grad_(index >= depth)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> "Classifier":
-        """As nn.Module.train, but frozen blocks stay in eval mode: their statistics must not move."""
-        super().train(mode)
-        for block in self.blocks[: self.freeze_depth]:
-            block.eval()
-        return self
-
-
-class Suffix(nn.Module):
+class Suffix(_Freezable):
     """What is trained above the freeze depth, sharing its weights with the whole classifier.
 
     It takes what the frozen blocks gave: float [B, ...boundary]. Where all blocks are frozen, that is pooled already.
@@ -78,6 +100,8 @@ class Suffix(nn.Module):
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
+        self.offset = self.freeze_depth = classifier.freeze_depth
+        self.frozen_statistics = classifier.frozen_statistics
         self.blocks = classifier.blocks[classifier.freeze_depth :]
         self.head = classifier.head
         self.pooled = not self.blocks
@@ -103,6 +127,15 @@ def build(card: ModelCard, weights: str, seed: int) -> Classifier:
         load_weights(model, spec, weights)
         blocks = spec.cut(model)
         return Classifier(blocks, _head(blocks, spec, card), card)
+
+
+def renew_head(classifier: Classifier, card: ModelCard, seed: int) -> None:
+    """Give `classifier` the card, and the fresh, seeded head that it describes. Raises UserError as `build` does."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        classifier.head = _head(list(classifier.blocks), backbones.spec(card.backbone), card)
+    classifier.card = card
+    classifier.train(classifier.training)
 
 
 def _head(blocks: list[nn.Module], spec: Spec, card: ModelCard) -> Head:

@@ -7,10 +7,11 @@ from itertools import islice
 
 import torch
 
-from transferline.model.classifier import Classifier, Suffix, pick_device
-from transferline.sections import Tune
+from transferline.model.classifier import Classifier, pick_device
 from transferline.training.data import Batch, Behind, Splits, ViewData
-from transferline.training.module import Trainee, make_optimizer
+from transferline.training.fit import make_trainee
+from transferline.training.optimisers import make_optimizer
+from transferline.tuning import Tune
 
 _STEPS = 3  # timed, after one that warms up
 
@@ -25,25 +26,24 @@ class Cost:
 
 def measure(classifier: Classifier, splits: Splits, behind: Behind | None, config: Tune, batch_size: int) -> Cost:
     """Time some steps, and a batch of validation, on a copy of `classifier`, on the device it would train on."""
-    copy = deepcopy(classifier).train()
-    if config.channels_last:
-        copy.to(memory_format=torch.channels_last)
-    module = Trainee(Suffix(copy) if behind else copy, config, 1e-3, None).to(pick_device())
+    module = make_trainee(deepcopy(classifier), splits, config, lr=1e-3, seed=0, behind=behind).to(pick_device())
     optimizer = make_optimizer(module.net, config, 1e-3)
     data = ViewData(splits, batch_size, 0, behind=behind)
 
-    def step(batch: Batch) -> None:
-        optimizer.zero_grad()
-        stored, labels, _ = data.drawn((batch[0].to(module.device), batch[1].to(module.device), batch[2]), 0)
-        loss = module.cross_entropy(module.logits(stored), labels, 0.0)
+    def train(batch: Batch, number: int) -> None:
+        here = batch[0].to(module.device), batch[1].to(module.device), batch[2]
+        logits, targets = module.answers(data.drawn(here, 0), 0, number)
+        loss = module.loss(logits, targets) + module.penalty()
         torch.autograd.backward(loss)
-        optimizer.step()
+        if (number + 1) % config.accumulate == 0:
+            optimizer.step()
+            optimizer.zero_grad()
         loss.item()  # waits for a GPU
 
     seconds, images = 0.0, 0
     for number, batch in enumerate(islice(data.train_dataloader(), 1 + _STEPS)):
         start = time.perf_counter()
-        step(batch)
+        train(batch, number)
         if number or len(data.train_dataloader()) == 1:
             seconds, images = seconds + time.perf_counter() - start, images + len(batch[1])
     module.eval()

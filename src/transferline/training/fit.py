@@ -9,18 +9,20 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.callbacks.progress import RichProgressBar
-from torch import Tensor
+from torch.optim import Optimizer
 
-from transferline.artifacts import Arrays, project_root
+from transferline.artifacts import project_root
+from transferline.fitting import Fit
 from transferline.model.classifier import Classifier, Suffix
-from transferline.sections import Fit
+from transferline.training.callbacks import Averaging
 from transferline.training.data import Behind, Splits, ViewData
-from transferline.training.module import MONITORS, Trainee
+from transferline.training.losses import class_weights
+from transferline.training.module import Trainee
+from transferline.training.scores import LOGGED, MONITORS
 
 
 class Recorder(Protocol):
@@ -39,7 +41,8 @@ class History:
     """What happened, epoch by epoch.
 
     Attributes:
-        epochs: per epoch lr, train_loss, val_loss, val_accuracy, val_macro_f1.
+        epochs: per epoch what scores.LOGGED names, and lr, the head's in its last step; none where nothing was to be
+            trained.
         best_epoch: the epoch whose weights were kept, from 0.
     """
 
@@ -55,12 +58,16 @@ class _Report(Callback):
     """Hands each epoch's metrics to the recorder and prints them as one line."""
 
     def __init__(self, label: str, history: History, recorder: Recorder) -> None:
-        self.label, self.history, self.recorder = label, history, recorder
+        self.label, self.history, self.recorder, self.lr = label, history, recorder, 0.0
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        self.lr = float(optimizer.param_groups[0]["lr"])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        names = ("train_loss", "val_loss", "val_accuracy", "val_macro_f1")
-        row = {name: float(trainer.callback_metrics[name]) for name in names}
-        row["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        row = {name: float(trainer.callback_metrics[name]) for name in LOGGED}
+        row["lr"] = self.lr
         self.history.epochs.append(row)
         self.recorder.log_metrics(row, step=trainer.current_epoch)
         print(
@@ -102,16 +109,28 @@ def fit(
     _quieten()
     pl.seed_everything(seed, verbose=False)
     torch.set_flush_denormal(True)  # weights that decay to almost nothing slow a CPU down and change nothing
+    history, depth = History(), classifier.freeze_depth
+    module = make_trainee(classifier, splits, config, lr=lr, seed=seed, behind=behind)
+    balanced = config.sampling == "balanced"
+    data = ViewData(splits, batch_size, seed, fraction, behind, balanced=balanced)
+    history.best_epoch = _fit(module, data, config, [_Report(label, history, recorder), *callbacks])
+    classifier.frozen_statistics = False
+    classifier.freeze(depth)  # where blocks were unfrozen one by one, and perhaps not all
+    classifier.eval()
+    return history
+
+
+def make_trainee(
+    classifier: Classifier, splits: Splits, config: Fit, *, lr: float, seed: int, behind: Behind | None
+) -> Trainee:
+    """`classifier`, or what of it lies above what is kept, in training mode and ready for Lightning."""
+    classifier.frozen_statistics = config.batchnorm == "frozen"
     classifier.train()  # Lightning keeps the mode it finds, and a classifier just loaded is in eval mode
     if config.channels_last:
         classifier.to(memory_format=torch.channels_last)
-    history = History()
     net = Suffix(classifier) if behind else classifier
-    module = Trainee(net, config, lr, class_weights(splits.train, config))
-    data = ViewData(splits, batch_size, seed, fraction, behind)
-    history.best_epoch = _fit(module, data, config, [_Report(label, history, recorder), *callbacks])
-    classifier.eval()
-    return history
+    weights = class_weights(splits.train, config)
+    return Trainee(net, config, lr, weights, multilabel=splits.train.multilabel, seed=seed)
 
 
 def _fit(module: Trainee, data: ViewData, config: Fit, callbacks: list[Callback]) -> int:
@@ -119,20 +138,16 @@ def _fit(module: Trainee, data: ViewData, config: Fit, callbacks: list[Callback]
     scratch = project_root() / ".cache" / "checkpoints"
     scratch.mkdir(parents=True, exist_ok=True)
     monitor, mode = MONITORS[config.monitor]
+    if config.ema is not None:
+        callbacks.append(Averaging(config.ema))
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        checkpoint = ModelCheckpoint(folder, "best", monitor=monitor, mode=mode, save_weights_only=True)
+        # Callbacks have no say in a checkpoint of weights alone, and an average is a callback's.
+        alone = config.ema is None
+        checkpoint = ModelCheckpoint(folder, "best", monitor=monitor, mode=mode, save_weights_only=alone)
         _trainer(config, [*callbacks, checkpoint]).fit(module, datamodule=data)
         best = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
     module.cpu().load_state_dict(best["state_dict"])
     return int(best["epoch"])
-
-
-def class_weights(train: Arrays, config: Fit) -> Tensor | None:
-    """float32 [C], n / (C * n_c) where balanced (King and Zeng 2001, as in scikit-learn); None else."""
-    if config.class_weights == "none":
-        return None
-    counts = np.bincount(train.labels, minlength=len(train.classes))
-    return torch.tensor(len(train.labels) / (len(counts) * np.maximum(counts, 1)), dtype=torch.float32)
 
 
 def pick_precision(config: Fit) -> Any:
@@ -144,7 +159,7 @@ def pick_precision(config: Fit) -> Any:
 
 
 def _trainer(config: Fit, callbacks: list[Callback]) -> pl.Trainer:
-    monitor, mode = MONITORS[config.monitor]
+    monitor, mode = MONITORS[config.early_stopping_monitor or config.monitor]
     if config.early_stopping is not None:
         callbacks.append(EarlyStopping(monitor, mode=mode, patience=config.early_stopping))
     interactive = sys.stdout.isatty()
@@ -156,6 +171,7 @@ def _trainer(config: Fit, callbacks: list[Callback]) -> pl.Trainer:
         devices=1,  # on a machine with several GPUs, Lightning's own 'auto' would start this stage once for each
         precision=pick_precision(config),
         gradient_clip_val=config.gradient_clip,
+        accumulate_grad_batches=config.accumulate,
         callbacks=callbacks,
         logger=False,
         enable_progress_bar=interactive,

@@ -1,22 +1,19 @@
-"""The LightningModule: loss, penalties, optimiser, schedule, validation metrics."""
+"""The LightningModule: a step's loss and penalties, optimiser, schedule, validation metrics."""
 
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torch import Tensor
 
+from transferline.fitting import Fit
 from transferline.model.classifier import Classifier, Suffix
-from transferline.sections import Fit
 from transferline.training.data import Batch
-
-Net = Classifier | Suffix
-
-MONITORS = {"macro_f1": ("val_macro_f1", "max"), "loss": ("val_loss", "min")}
+from transferline.training.losses import Loss
+from transferline.training.mixing import Mixing
+from transferline.training.optimisers import decays, make_optimizer
+from transferline.training.schedules import make_schedule
+from transferline.training.scores import make_scores
 
 
 class Trainee(pl.LightningModule):
@@ -27,114 +24,89 @@ class Trainee(pl.LightningModule):
         config: how to train.
         lr: learning rate of the head; the backbone's is `lr * config.backbone_lr_factor`.
         class_weights: float32 [C], or None for equal ones.
+        multilabel: whether images have several labels.
+        seed: of mixup and CutMix.
     """
 
-    class_weights: Tensor | None
-
-    def __init__(self, net: Net, config: Fit, lr: float, class_weights: Tensor | None) -> None:
+    def __init__(
+        self,
+        net: Classifier | Suffix,
+        config: Fit,
+        lr: float,
+        class_weights: Tensor | None,
+        *,
+        multilabel: bool = False,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         self.net, self.config, self.lr = net, config, lr
-        self.register_buffer("class_weights", class_weights, persistent=False)
-        classes = net.head.linear.out_features
-        self.val_metrics = MetricCollection(
-            {
-                "val_accuracy": MulticlassAccuracy(classes, average="micro"),
-                "val_macro_f1": MulticlassF1Score(classes, average="macro"),
-            }
-        )
+        self.classes = net.head.linear.out_features
+        self.loss = Loss(config, class_weights, multilabel)
+        self.mixing = Mixing(config, seed)
+        self.val_scores = make_scores(self.classes, multilabel)
+
+    def inputs(self, stored: Tensor) -> Tensor:
+        """uint8 images [B, S, S, 3] -> float32 [B, 3, S, S]; a suffix's activations of any float type -> float32."""
+        features = (stored.permute(0, 3, 1, 2) if stored.dtype == torch.uint8 else stored).float()
+        if features.ndim != 4:
+            return features
+        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        return features.contiguous(memory_format=layout)
 
     def logits(self, stored: Tensor) -> Tensor:
-        """uint8 images [B, S, S, 3], or a suffix's activations of any float type -> float32 [B, C]."""
-        images = stored.dtype == torch.uint8
-        features = (stored.permute(0, 3, 1, 2) if images else stored).float()
-        if features.ndim == 4:
-            layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
-            features = features.contiguous(memory_format=layout)
-        logits: Tensor = self.net(features)
+        """Stored images or activations, as in `inputs` -> float32 [B, C]."""
+        logits: Tensor = self.net(self.inputs(stored))
         return logits
 
-    def cross_entropy(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-        return nn.functional.cross_entropy(logits, labels, weight=self.class_weights, label_smoothing=smoothing)
+    def answers(self, batch: Batch, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """Logits and targets, both float [B, C], of a batch to train on; mixed where so configured."""
+        stored, labels, _draws = batch
+        targets = self.loss.targets(labels, self.classes)
+        features, targets = self.mixing(self.inputs(stored), targets, epoch, step)
+        logits: Tensor = self.net(features)
+        return logits, targets
 
     def penalty(self) -> Tensor | float:
-        """L1 and L2 on the trained weights; biases and norms (vectors) are left alone."""
+        """L1 and L2 on the trained weights; what is spared weight decay, as biases and norms, is left alone."""
         total: Tensor | float = 0.0
         if self.config.l1 or self.config.l2:
-            for weight in self.net.parameters():
-                if weight.requires_grad and weight.ndim > 1:
+            for name, weight in self.net.named_parameters():
+                if weight.requires_grad and decays(name, weight):
                     total = total + self.config.l1 * weight.abs().sum() + self.config.l2 / 2 * weight.square().sum()
         return total
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
-        stored, labels, _rows = batch
-        logits = self.logits(stored)
-        loss = self.cross_entropy(logits, labels, self.config.label_smoothing)
-        self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels))
-        return loss + self.penalty()
+    def training_step(self, batch: Batch, step: int) -> Tensor:
+        count = len(batch[1])
+        logits, targets = self.answers(batch, self.current_epoch, step)
+        loss: Tensor = self.loss(logits, targets, self.config.label_smoothing)
+        logged = {"train_loss": loss.detach(), "train_accuracy": self._right(logits.detach(), targets)}
+        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=count)
+        return (loss + self.penalty()) * self._share(count, step)
+
+    def _right(self, logits: Tensor, targets: Tensor) -> Tensor:
+        if self.loss.multilabel:
+            return ((logits > 0) == (targets > 0.5)).float().mean()
+        return (logits.argmax(1) == targets.argmax(1)).float().mean()
+
+    def _share(self, count: int, step: int) -> float:
+        """What makes accumulated batches weigh as in one: Lightning divides by their number, whatever their sizes."""
+        if self.config.accumulate == 1:
+            return 1.0
+        assert self.trainer.train_dataloader is not None
+        images: int = self.trainer.train_dataloader.sampler.images_in_step(step, self.config.accumulate)
+        return self.config.accumulate * count / images
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        stored, labels, _rows = batch
+        stored, labels, _draws = batch
         logits = self.logits(stored).float()
-        self.val_metrics.update(logits, labels)
-        self.log("val_loss", self.cross_entropy(logits, labels, 0.0), batch_size=len(labels))
-        self.log_dict(self.val_metrics, batch_size=len(labels))
+        self.val_scores.update(logits, labels)
+        self.log("val_loss", self.loss(logits, self.loss.targets(labels, self.classes)), batch_size=len(labels))
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(self.val_scores.compute())
+        self.val_scores.reset()
 
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.net, self.config, self.lr)
-        schedule = self._schedule(optimizer)
+        schedule = make_schedule(optimizer, self.config, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": schedule} if schedule else optimizer
-
-    def _schedule(self, optimizer: Optimizer) -> dict[str, Any] | None:
-        steps = int(self.trainer.estimated_stepping_batches)
-        match self.config.schedule:
-            case "onecycle":
-                peaks = [group["lr"] for group in optimizer.param_groups]
-                # Both phases must have a length, however few the steps: OneCycleLR divides by it.
-                rising = min(max(self.config.warmup, 1.5 / steps), 1 - 0.5 / steps)
-                cycle = OneCycleLR(optimizer, peaks, total_steps=steps, pct_start=rising)
-                return {"scheduler": cycle, "interval": "step"}
-            case "cosine":
-                return {"scheduler": cosine(optimizer, steps, self.config.warmup), "interval": "step"}
-            case "step":
-                return {"scheduler": StepLR(optimizer, self.config.step_epochs, self.config.step_gamma)}
-            case "plateau":
-                monitor, mode = MONITORS[self.config.monitor]
-                plateau = ReduceLROnPlateau(
-                    optimizer,
-                    mode="max" if mode == "max" else "min",
-                    factor=self.config.step_gamma,
-                    patience=self.config.plateau_patience,
-                )
-                return {"scheduler": plateau, "monitor": monitor}
-            case "constant":
-                return None
-
-
-def make_optimizer(net: Net, config: Fit, lr: float) -> Optimizer:
-    """One group for the head and one for what is trained of the backbone, at its lower rate."""
-    head = [weight for weight in net.head.parameters() if weight.requires_grad]
-    backbone = [weight for weight in net.blocks.parameters() if weight.requires_grad]
-    groups: list[dict[str, Any]] = [{"params": head, "lr": lr, "name": "head"}]
-    if backbone:
-        groups.append({"params": backbone, "lr": lr * config.backbone_lr_factor, "name": "backbone"})
-    match config.optimizer:
-        case "adamw":
-            return AdamW(groups, weight_decay=config.weight_decay)
-        case "adam":
-            return Adam(groups, weight_decay=config.weight_decay)
-        case "sgd":
-            nesterov = config.nesterov and config.momentum > 0
-            return SGD(groups, momentum=config.momentum, nesterov=nesterov, weight_decay=config.weight_decay)
-
-
-def cosine(optimizer: Optimizer, steps: int, warmup: float) -> LambdaLR:
-    """Linear warm-up, then a half cosine to zero (Loshchilov and Hutter 2016, arXiv 1608.03983)."""
-    rising = max(round(steps * warmup), 1)
-
-    def factor(step: int) -> float:
-        if step < rising:
-            return (step + 1) / rising
-        progress = (step - rising) / max(steps - rising, 1)
-        return float(0.5 * (1 + torch.cos(torch.tensor(torch.pi * min(progress, 1.0)))))
-
-    return LambdaLR(optimizer, factor)

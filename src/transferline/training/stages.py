@@ -1,20 +1,31 @@
 """What train and finetune do: the head on the frozen backbone, then everything above the freeze depth."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from transferline.artifacts import FINETUNED, HEAD, Arrays, Best, ModelCard, write_text
+from pytorch_lightning.callbacks import Callback
+
+from transferline.artifacts import BEST, FINETUNED, HEAD, Arrays, Best, ModelCard, write_text
+from transferline.errors import UserError
+from transferline.fitting import Finetune, Fit, Train
 from transferline.model import backbones, classifier
 from transferline.model.activations import Cache
 from transferline.model.classifier import Classifier
-from transferline.sections import Finetune, Fit, Model, Train
+from transferline.sections import Model
+from transferline.training.callbacks import Unfreezing
 from transferline.training.data import Behind, Splits, embed
 from transferline.training.fit import History, Recorder, fit
+from transferline.training.optimisers import check_optimizer
+from transferline.training.scores import LOGGED
+from transferline.tuning import model_with, with_choices
 
 HISTORY = "history.csv"
+_Fit = TypeVar("_Fit", bound=Fit)
 
 
-def make_card(model: Model, arrays: Arrays, dropout: float | None = None) -> ModelCard:
-    """The card of a new classifier; `dropout` is the tuned one, or None for the model section's."""
+def make_card(model: Model, arrays: Arrays) -> ModelCard:
+    """The card of a new classifier."""
     spec = backbones.spec(model.backbone)
     return ModelCard(
         backbone=model.backbone,
@@ -23,39 +34,55 @@ def make_card(model: Model, arrays: Arrays, dropout: float | None = None) -> Mod
         resize=model.resize,
         mean=list(spec.mean),
         std=list(spec.std),
-        dropout=model.dropout if dropout is None else dropout,
+        dropout=model.dropout,
         head=model.head,
         stochastic_depth=model.stochastic_depth,
         task="multilabel" if arrays.multilabel else "multiclass",
     )
 
 
-def with_best(config: Fit, best: Best) -> Fit:
-    """`config` with what tune searched beyond rate, batch size and depth."""
-    searched = {"weight_decay": best.weight_decay, "label_smoothing": best.label_smoothing}
-    return config.model_copy(update={key: value for key, value in searched.items() if value is not None})
+def with_best(config: _Fit, best: Best) -> _Fit:
+    """`config` with what tune searched beyond rate, batch size and depth.
+
+    Raises:
+        UserError: where that contradicts what the section says.
+    """
+    try:
+        config = with_choices(config, best.choices, best.batch_size)
+    except UserError as error:
+        raise UserError(f"{error.what} (with what tune chose, in {BEST})", error.fix) from None
+    check_optimizer(config.optimizer)
+    return config
 
 
 def train_head(
     splits: Splits, model: Model, config: Train, *, best: Best, seed: int, cache: Cache, recorder: Recorder
 ) -> History:
-    """A fresh head on the frozen backbone, written to models/head/."""
-    card = make_card(model, splits.train, best.dropout)
+    """A fresh head on the frozen backbone, written to models/head/; with no epochs, as it was made."""
+    config = with_best(config, best)
+    card = make_card(model_with(model, best.choices), splits.train)
     net = classifier.build(card, model.weights, seed)
     net.freeze(len(net.blocks))
-    # The same pass over the data leaves what finetune will start from.
-    behind = embed(cache, net, splits, {net.freeze_depth, best.freeze_depth}).get(net.freeze_depth)
-    history = _fit(net, splits, behind, config, best=best, seed=seed, recorder=recorder, label="train")
+    history = History()
+    if config.epochs:
+        # The same pass over the data leaves what finetune will start from.
+        behind = embed(cache, net, splits, {net.freeze_depth, best.freeze_depth}, config).get(net.freeze_depth)
+        history = _fit(net, splits, behind, config, best=best, seed=seed, recorder=recorder, label="train")
     _write(net, card, history, HEAD)
     return history
 
 
 def finetune(splits: Splits, config: Finetune, *, best: Best, seed: int, cache: Cache, recorder: Recorder) -> History:
-    """From models/head/, everything above the tuned freeze depth, written to models/finetuned/."""
+    """From models/head/, everything above the tuned freeze depth, or all, written to models/finetuned/."""
+    config = with_best(config, best)
     net, card = classifier.load(HEAD)
-    net.freeze(best.freeze_depth)
-    behind = embed(cache, net, splits, {best.freeze_depth}).get(best.freeze_depth)
-    history = _fit(net, splits, behind, config, best=best, seed=seed, recorder=recorder, label="finetune")
+    depth = 0 if config.freezing == "full" else best.freeze_depth
+    net.freeze(depth)
+    callbacks = [Unfreezing(len(net.blocks), depth, config.unfreeze_epochs)] if config.freezing == "gradual" else []
+    behind = embed(cache, net, splits, {depth}, config).get(depth)
+    history = _fit(
+        net, splits, behind, config, best=best, seed=seed, recorder=recorder, label="finetune", callbacks=callbacks
+    )
     _write(net, card, history, FINETUNED)
     return history
 
@@ -70,25 +97,27 @@ def _fit(
     seed: int,
     recorder: Recorder,
     label: str,
+    callbacks: Sequence[Callback] = (),
 ) -> History:
     return fit(
         net,
         splits,
-        with_best(config, best),
+        config,
         lr=best.lr,
         batch_size=best.batch_size,
         seed=seed,
         recorder=recorder,
         label=label,
         behind=behind,
+        callbacks=callbacks,
     )
 
 
 def _write(net: Classifier, card: ModelCard, history: History, folder: Path) -> None:
     classifier.save(net, card, folder)
-    lines = [",".join(["epoch", *history.epochs[0]])]
+    names = [*LOGGED, "lr"]
+    lines = [",".join(["epoch", *names])]
     lines += [
-        ",".join([str(number), *(f"{value:.8g}" for value in row.values())])
-        for number, row in enumerate(history.epochs)
+        ",".join([str(number), *(f"{row[name]:.8g}" for name in names)]) for number, row in enumerate(history.epochs)
     ]
     write_text(folder / HISTORY, "\n".join(lines) + "\n")

@@ -1,7 +1,7 @@
 """The answer where no trials are wanted; without torch, so that it is there at once."""
 
 from transferline.artifacts import Best
-from transferline.sections import Tune
+from transferline.tuning import Tune
 
 
 def start_as_best(config: Tune, run_id: str) -> Best:

@@ -1,4 +1,4 @@
-"""Optuna over learning rate, batch size and freeze depth, in a study that outlives a kill."""
+"""Optuna over learning rate, batch size, freeze depth and any other choice, in a study that outlives a kill."""
 
 import hashlib
 import json
@@ -18,15 +18,16 @@ from transferline.artifacts import Best, project_root
 from transferline.errors import UserError
 from transferline.model import backbones, classifier
 from transferline.model.activations import Cache
-from transferline.sections import FloatRange, Model, Tune
+from transferline.sections import Head, Model
 from transferline.training import budget
 from transferline.training.data import Behind, Splits, embed
 from transferline.training.fit import Recorder, fit
-from transferline.training.module import MONITORS
+from transferline.training.optimisers import check_optimizer
+from transferline.training.scores import MONITORS
 from transferline.training.stages import make_card
+from transferline.tuning import FloatRange, Search, Space, Tune, WholeRange, first, model_with, with_choices
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-FURTHER = ("weight_decay", "dropout", "label_smoothing")
 
 
 class _Prune(pl.Callback):
@@ -39,7 +40,7 @@ class _Prune(pl.Callback):
     def __init__(self, trial: optuna.Trial, monitor: str) -> None:
         self.trial, self.monitor = trial, monitor
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         before, share = (100 * (trainer.current_epoch + past) // (trainer.max_epochs or 1) for past in (0, 1))
         if share == before:  # more epochs than hundredths
             return
@@ -61,7 +62,7 @@ class Tuner:
         recorder: the stage's run, under which each trial gets one of its own.
 
     Raises:
-        UserError: where a freeze depth is deeper than the backbone has blocks.
+        UserError: where a freeze depth is deeper than the backbone has blocks, or timm has no optimiser of that name.
     """
 
     def __init__(
@@ -78,6 +79,8 @@ class Tuner:
         self.splits, self.model, self.config, self.seed = splits, model, config, seed
         self.cache, self.recorder = cache, recorder
         self.depth = self._deepest()
+        for name in (config.optimizer, *config.search.further.get("optimizer", ())):
+            check_optimizer(name)
         self.name = study_name(model, config, seed, data_key)
 
     def run(self) -> tuple[Best, optuna.Study]:
@@ -92,10 +95,39 @@ class Tuner:
             study.optimize(self._trial, n_trials=self.config.trials - started, gc_after_trial=True)
         return self._best(study), study
 
-    def _embed(self) -> dict[int, Behind]:
-        """One pass fills every depth that a trial may ask for, and the one that train will."""
-        depths = {*range(self.config.search.freeze_depth.low, self.depth + 1), self.config.start.freeze_depth}
-        return embed(self.cache, self.base, self.splits, depths | {len(self.base.blocks)})
+    def _embed(self) -> dict[tuple[int, str], Behind]:
+        """(depth, pooling) -> the splits behind it; one pass fills every depth that a trial may ask for, and train.
+
+        Behind all blocks, what is kept is pooled, so that each further pooling is a pass of its own.
+        """
+        search, blocks = self.config.search, len(self.base.blocks)
+        depths = {*range(search.freeze_depth.low, self.depth + 1), self.config.start.freeze_depth, blocks}
+        least, most = ({name: self._end(name, end) for name in ("mixup", "cutmix")} for end in ("low", "high"))
+        always = self.config.model_copy(update=least)
+        if self.config.model_copy(update=most).mixes and not always.mixes:
+            print("tune: trials that mix images (mixup, cutmix) run the frozen blocks every epoch", flush=True)
+        found = embed(self.cache, self.base, self.splits, depths, always)
+        own: str = self.model.head.pooling
+        behind = {(depth, own): kept for depth, kept in found.items()}
+        for pooling in search.further.get("pooling", ()):
+            if found and self.depth == blocks and pooling != own:
+                net = self._classifier({"pooling": pooling, "freeze_depth": blocks})
+                kept = embed(self.cache, net, self.splits, {blocks})
+                behind |= {(blocks, pooling): kept[blocks]} if kept else {}
+        return behind
+
+    def _end(self, name: str, end: str) -> float:
+        """The lowest or highest value that a trial may have."""
+        space = self.config.search.further.get(name)
+        return float(getattr(space, end) if space else getattr(self.config, name))
+
+    def _kept(self, values: dict[str, Any], config: Tune) -> Behind | None:
+        """What lies behind the frozen blocks of a trial, where it is of use."""
+        if config.mixes:
+            return None
+        depth, own = values["freeze_depth"], self.model.head.pooling
+        pooled = depth == len(self.base.blocks)
+        return self.behind.get((depth, values.get("pooling", own) if pooled else own))
 
     def _deepest(self) -> int:
         blocks = backbones.spec(self.model.backbone).depth
@@ -128,81 +160,86 @@ class Tuner:
             storage=storage,
             sampler=TPESampler(seed=self.seed + len(past), n_startup_trials=startup),
             pruner=MedianPruner(n_startup_trials=3) if pruning else NopPruner(),
-            direction="maximize" if self.config.objective == "macro_f1" else "minimize",
+            direction="maximize" if MONITORS[self.config.objective][1] == "max" else "minimize",
             load_if_exists=True,
         )
         if not past:
-            study.enqueue_trial(self.config.start.model_dump())
+            study.enqueue_trial(_as_optuna(first(self.config, self.model)))
         for trial in past:
             if trial.state == TrialState.RUNNING:  # killed in flight: it is tried again
                 study.tell(trial.number, state=TrialState.FAIL)
-                study.enqueue_trial(trial.params or self.config.start.model_dump())
+                study.enqueue_trial(trial.params or _as_optuna(first(self.config, self.model)))
         return study
 
     def _sample(self, trial: optuna.Trial) -> dict[str, Any]:
         search = self.config.search
         values: dict[str, Any] = {
             "lr": _suggest(trial, "lr", search.lr),
-            "batch_size": trial.suggest_categorical("batch_size", sorted(set(search.batch_size))),
+            "batch_size": _suggest(trial, "batch_size", tuple(sorted(search.batch_size))),
             "freeze_depth": trial.suggest_int("freeze_depth", search.freeze_depth.low, self.depth),
         }
-        for name in FURTHER:
-            bounds = getattr(search, name)
-            if bounds is not None:
-                values[name] = _suggest(trial, name, bounds)
-        return values
+        return values | {name: _suggest(trial, name, space) for name, space in search.further.items()}
 
     def _trial(self, trial: optuna.Trial) -> float:
         values = self._sample(trial)
-        print(f"tune: trial {trial.number + 1}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()), flush=True)
+        shown = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+        print(f"tune: trial {trial.number + 1}: {shown}", flush=True)
         with self.recorder.child(f"trial {trial.number:03d}", values) as run:
-            config = self.config.model_copy(
-                update={
-                    "monitor": self.config.objective,
-                    **{key: values[key] for key in ("weight_decay", "label_smoothing") if key in values},
-                }
-            )
-            net, behind = self._classifier(values), self.behind.get(values["freeze_depth"])
-            fraction = self.config.train_fraction
-            if self.config.budget == "seconds":
-                cost = budget.measure(net, self.splits, behind, config, values["batch_size"])
-                config, fraction = budget.spend(cost, self.splits, config)
-            began = time.perf_counter()
-            history = fit(
-                net,
-                self.splits,
-                config,
-                lr=values["lr"],
-                batch_size=values["batch_size"],
-                seed=self.seed,
-                recorder=run,
-                label=f"tune: trial {trial.number + 1}",
-                fraction=fraction,
-                behind=behind,
-                callbacks=[_Prune(trial, MONITORS[self.config.objective][0])],
-            )
-            value = history.best[MONITORS[self.config.objective][0]]
-            run.log_metrics({"objective": value, "seconds": time.perf_counter() - began})
-        return value
+            try:
+                config = with_choices(self.config, values, values["batch_size"])
+                net = self._classifier(values)
+            except UserError as error:  # each value is right, together they are not
+                print(f"tune: trial {trial.number + 1} is left out: {error}", flush=True)
+                raise optuna.TrialPruned from None
+            config = config.model_copy(update={"monitor": self.config.objective})
+            return self._train(trial, net, config, values, run)
+
+    def _train(
+        self, trial: optuna.Trial, net: classifier.Classifier, config: Tune, values: dict[str, Any], run: Recorder
+    ) -> float:
+        behind, fraction = self._kept(values, config), config.train_fraction
+        if config.budget == "seconds":
+            cost = budget.measure(net, self.splits, behind, config, values["batch_size"])
+            config, fraction = budget.spend(cost, self.splits, config)
+        monitor, _ = MONITORS[config.objective]
+        began = time.perf_counter()
+        history = fit(
+            net,
+            self.splits,
+            config,
+            lr=values["lr"],
+            batch_size=values["batch_size"],
+            seed=self.seed,
+            recorder=run,
+            label=f"tune: trial {trial.number + 1}",
+            fraction=fraction,
+            behind=behind,
+            callbacks=[_Prune(trial, monitor)],
+        )
+        run.log_metrics({"objective": history.best[monitor], "seconds": time.perf_counter() - began})
+        return history.best[monitor]
 
     def _classifier(self, values: dict[str, Any]) -> classifier.Classifier:
+        """A copy of the base with the trial's head and depth. Raises UserError where the head contradicts itself."""
         copy = deepcopy(self.base)
-        if "dropout" in values:
-            copy.head.set_dropout(values["dropout"])
+        model = model_with(self.model, values)
+        if any(name in values for name in Head.model_fields):
+            classifier.renew_head(copy, make_card(model, self.splits.train), self.seed)
+        copy.head.set_dropout(model.dropout)
         copy.freeze(values["freeze_depth"])
         return copy
 
     def _best(self, study: optuna.Study) -> Best:
         done = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
-        values = study.best_params if done else self.config.start.model_dump()
+        found = {name: getattr(self.config.start, name) for name in Space.model_fields}
+        if done:
+            found = {name: _as_given(value, self.config.search, name) for name, value in study.best_params.items()}
         return Best(
-            lr=values["lr"],
-            batch_size=values["batch_size"],
-            freeze_depth=values["freeze_depth"],
+            **{name: found.pop(name) for name in Space.model_fields},
             value=study.best_value if done else None,
             study=self.name,
             run_id=self.recorder.run_id,
-            **{name: values.get(name) for name in FURTHER},
+            choices=found,
         )
 
 
@@ -212,5 +249,25 @@ def study_name(model: Model, config: Tune, seed: int, data_key: str) -> str:
     return "study-" + hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _suggest(trial: optuna.Trial, name: str, bounds: FloatRange) -> float:
-    return float(trial.suggest_float(name, bounds.low, bounds.high, log=bounds.log))
+def _suggest(trial: optuna.Trial, name: str, space: Any) -> Any:
+    if isinstance(space, WholeRange):
+        return trial.suggest_int(name, space.low, space.high, log=space.log)
+    if isinstance(space, FloatRange):
+        return float(trial.suggest_float(name, space.low, space.high, log=space.log))
+    named = {_named(value): value for value in space}
+    return named[trial.suggest_categorical(name, list(named))]
+
+
+def _named(value: Any) -> Any:
+    """A choice as Optuna keeps it, which has no lists."""
+    return json.dumps(value) if isinstance(value, tuple) else value
+
+
+def _as_optuna(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: _named(value) for name, value in values.items()}
+
+
+def _as_given(value: Any, search: Search, name: str) -> Any:
+    """A value of Optuna's as it stands in best.json."""
+    choices = search.further.get(name, ())
+    return json.loads(value) if isinstance(choices, tuple) and any(isinstance(one, tuple) for one in choices) else value

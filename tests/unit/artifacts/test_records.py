@@ -27,19 +27,20 @@ CARD = ModelCard(
 
 
 @pytest.mark.parametrize(
-    "best", [BEST, replace(BEST, value=None), replace(BEST, dropout=0.1, weight_decay=0.0, label_smoothing=0.05)]
+    "best",
+    [BEST, replace(BEST, value=None), replace(BEST, choices={"dropout": 0.1, "optimizer": "sgd", "hidden": [64]})],
 )
 def test_best_comes_back(tmp_path: Path, best: Best) -> None:
     artifacts.write_best(best, tmp_path / "best.json")
     assert artifacts.read_best(tmp_path / "best.json") == best
 
 
-def test_best_is_flat(tmp_path: Path) -> None:
+def test_best_is_flat_but_for_what_else_was_chosen(tmp_path: Path) -> None:
     """DVC tracks its keys one by one."""
     artifacts.write_best(BEST, tmp_path / "best.json")
     written = artifacts.read_json(tmp_path / "best.json")
     assert {"lr", "batch_size", "freeze_depth", "value", "study", "run_id"} <= set(written)
-    assert not any(isinstance(value, dict | list) for value in written.values())
+    assert [key for key, value in written.items() if isinstance(value, dict | list)] == ["choices"]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,7 @@ def test_best_is_flat(tmp_path: Path) -> None:
         ("batch_size", None),
         ("freeze_depth", -1),
         ("freeze_depth", "2"),
+        ("choices", [0.1]),
     ],
 )
 def test_best_out_of_range_names_key_and_value(tmp_path: Path, key: str, value: Any) -> None:

@@ -58,7 +58,10 @@ def test_work_counts_images_epochs_and_trials(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ["activations: off", "augment: {online: true}"])
+MIXING = "tune: {mixup: 0.2}\ntrain: {cutmix: 1.0}\nfinetune: {mixup: 0.2}"
+
+
+@pytest.mark.parametrize("text", ["activations: off", "augment: {online: true}", MIXING])
 def test_frozen_blocks_are_not_counted_once_where_every_epoch_runs_them(tmp_path: Path, text: str) -> None:
     found = plan.work(_params(tmp_path, text), {"train": 100, "val": 20, "test": 30})
     assert [work.stage for work in found] == ["tune", "train", "finetune", "evaluate", "export"]
@@ -90,8 +93,9 @@ def test_trouble_ahead_is_a_warning(layout: Layout, free: int, expected: str, tm
     assert any(expected in warning for warning in found), found
 
 
-def test_balanced_class_weights_answer_the_imbalance(tmp_path: Path) -> None:
-    params = _params(tmp_path, "finetune: {class_weights: balanced}")
+@pytest.mark.parametrize("key", ["class_weights", "sampling"])
+def test_balanced_training_answers_the_imbalance(tmp_path: Path, key: str) -> None:
+    params = _params(tmp_path, f"finetune: {{{key}: balanced}}")
     assert plan.make(params, _layout(rare=80, common=800), BACKBONE, 10**12).warnings == []
 
 

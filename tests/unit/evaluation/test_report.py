@@ -54,7 +54,15 @@ def write(folder, outcome: Outcome, gallery: int = 5) -> str:
     paths = [f"folder/image_{row}.jpg" for row in range(count)]
     test = Arrays(images, outcome.labels, paths, outcome.classes)
     card = ModelCard("resnet18", outcome.classes, 224, "pad", [0.485, 0.456, 0.406], [0.2, 0.2, 0.2], 0.25)
-    best = Best(0.00123, 48, 3, 0.91, study="secret-study", run_id="secret-id", weight_decay=0.07)
+    best = Best(
+        0.00123,
+        48,
+        3,
+        0.91,
+        study="secret-study",
+        run_id="secret-id",
+        choices={"weight_decay": 0.07, "hidden": [96, 24]},
+    )
     splits = {"train": test, "val": test, "test": test}
     options = Evaluate(gallery=gallery)
     report.write(folder, outcome, score(outcome), splits=splits, card=card, best=best, options=options)
@@ -95,7 +103,7 @@ def test_numbers_intervals_and_configuration_are_there(outcome, source) -> None:
     for name in ("macro_f1", "accuracy", "balanced_accuracy"):
         low, high = scores["intervals"][name]
         assert f"{scores[name]:.4f} 95 % interval {low:.4f} – {high:.4f}" in text
-    for expected in ("resnet18", "pad", "0.485, 0.456, 0.406", "0.00123", "48", "0.07"):
+    for expected in ("resnet18", "pad", "0.485, 0.456, 0.406", "0.00123", "48", "weight_decay", "0.07", "96, 24"):
         assert expected in text
     counts = np.bincount(outcome.labels)
     assert f"nominal {counts[0]} {counts[0]} {counts[0]}" in text

@@ -1,5 +1,6 @@
 """The classifier: freezing, normalisation, life on disk."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 from transferline.artifacts import ModelCard
 from transferline.errors import UserError
 from transferline.model import classifier
+from transferline.sections import Head
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,63 @@ def test_frozen_blocks_stay_in_eval_mode_when_told_to_train(net: classifier.Clas
     net.train()
     modes = [{module.training for module in block.modules()} for block in net.blocks]
     assert modes == [{False}] * 2 + [{True}] * 3
+
+
+def modes(net: classifier.Classifier | classifier.Suffix) -> list[set[bool]]:
+    return [{module.training for module in block.modules()} for block in net.blocks]
+
+
+def test_a_suffix_counts_blocks_as_the_classifier_does_and_stays_frozen_when_told_to_train(
+    net: classifier.Classifier,
+) -> None:
+    net.freeze(2)
+    suffix = classifier.Suffix(net)
+    assert (suffix.offset, suffix.freeze_depth, len(suffix.blocks)) == (2, 2, 3)
+    suffix.freeze(4)
+    suffix.train()
+    assert modes(suffix) == [{False}] * 2 + [{True}]
+    assert [trainable(block) for block in net.blocks] == [{False}] * 4 + [{True}]
+    suffix.eval()
+    assert modes(suffix) == [{False}] * 3
+    suffix.freeze(2)
+    assert modes(suffix.train()) == [{True}] * 3
+    with pytest.raises(UserError, match=r"freeze_depth: 1 is out of range: .* 5 blocks\n.*nearest right value is 2"):
+        suffix.freeze(1)
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["classifier", "suffix"])
+def test_frozen_statistics_stay_when_told_to_train_but_not_those_of_the_head(card: ModelCard, kept: bool) -> None:
+    deep = replace(card, head=Head(hidden=(8,), norm="batch"))
+    net = classifier.build(deep, "none", seed=1)
+    net.frozen_statistics = True
+    net.freeze(2)
+    trained = classifier.Suffix(net) if kept else net
+    trained.train()
+    above = [module for block in net.blocks[2:] for module in block.modules()]
+    norms = [module for module in above if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert not any(norm.training for norm in norms)
+    assert {weight.requires_grad for norm in norms for weight in norm.parameters()} == {True}
+    assert all(module.training for module in above if not isinstance(module, nn.BatchNorm2d))
+    assert {module.training for module in net.head.modules()} == {True}
+
+
+def test_a_renewed_head_is_seeded_and_leaves_the_backbone_alone(net: classifier.Classifier, card: ModelCard) -> None:
+    before = {key: value.clone() for key, value in net.blocks.state_dict().items()}
+    net.freeze(2)
+    net.train()
+    heads = []
+    other = replace(card, head=Head(pooling="flatten", hidden=(8,), activation="gelu"))
+    for seed in (1, 1, 2):
+        torch.manual_seed(len(heads))
+        classifier.renew_head(net, other, seed)
+        heads.append(net.head.linear.weight.detach().clone())
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+    assert net.card == other
+    assert net.head.linear.in_features == 8
+    assert all(torch.equal(value, net.blocks.state_dict()[key]) for key, value in before.items())
+    assert modes(net) == [{False}] * 2 + [{True}] * 3
 
 
 def test_a_shallower_freeze_unfreezes_again(net: classifier.Classifier) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ import torch
 from transferline.artifacts import Arrays, ModelCard
 from transferline.model import classifier
 from transferline.model.activations import Cache
-from transferline.sections import Activations, Tune
+from transferline.sections import Activations
 from transferline.training import budget
 from transferline.training.budget import Cost, measure, spend
 from transferline.training.data import Behind, Splits, embed
+from transferline.tuning import Tune
 
 CARD = ModelCard("mobilenet_v3_small", ["blue", "green", "red"], 32, "squash", [0.5] * 3, [0.2] * 3, dropout=0.1)
 Net = classifier.Classifier
@@ -51,6 +53,21 @@ def test_costs_are_positive_and_measuring_them_trains_nothing(
     assert [module.training for module in net.modules()] == modes
 
 
+@pytest.mark.parametrize(
+    "choice",
+    [{"accumulate": 2}, {"accumulate": 9}, {"mixup": 0.2}, {"batchnorm": "frozen"}, {"optimizer": "lamb", "ema": 0.9}],
+    ids=str,
+)
+def test_whatever_is_chosen_is_measured(fresh: Net, splits: Splits, choice: dict[str, Any]) -> None:
+    net = deepcopy(fresh)
+    net.freeze(10)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    cost = measure(net, splits, None, Tune.model_validate(choice), batch_size=8)
+    assert cost.train > 0
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())
+    assert not net.frozen_statistics
+
+
 def test_a_single_batch_is_measured_too(fresh: Net, splits: Splits) -> None:
     assert measure(fresh, splits, None, Tune(), batch_size=64).train > 0
 
@@ -60,7 +77,7 @@ class Clock:
 
     def __init__(self, net: Net) -> None:
         self.now = 0
-        for part in (*net.blocks, net.head):
+        for part in (*net.blocks, net.head.linear):
             part.register_forward_hook(self._tick)
 
     def _tick(self, *_: object) -> None:

@@ -1,17 +1,25 @@
 """One training loop: it learns, it repeats itself, frozen stays frozen."""
 
 from copy import deepcopy
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from tests.conftest import ListRecorder
-from transferline.artifacts import ModelCard
+from transferline.artifacts import Arrays, ModelCard
+from transferline.fitting import Finetune, Fit
 from transferline.model import classifier
-from transferline.sections import Finetune, Fit
-from transferline.training.data import Splits
-from transferline.training.fit import History, class_weights, fit, pick_precision
+from transferline.model.activations import Cache
+from transferline.sections import Activations
+from transferline.training.data import Splits, embed
+from transferline.training.fit import History, fit, pick_precision
+from transferline.training.scores import LOGGED, MONITORS
 
 CARD = ModelCard("mobilenet_v3_small", ["blue", "green", "red"], 32, "squash", [0.5] * 3, [0.2] * 3, dropout=0.1)
 Net = classifier.Classifier
@@ -35,8 +43,10 @@ def test_it_learns_and_every_epoch_is_recorded(fresh: Net, splits: Splits) -> No
     _, history = trained(fresh, splits, config, recorder=recorder)
     assert history.epochs[-1]["train_loss"] < 0.7 * history.epochs[0]["train_loss"]
     assert [step for step, _ in recorder.metrics] == list(range(8))
-    assert set(recorder.metrics[0][1]) == {"lr", "train_loss", "val_loss", "val_accuracy", "val_macro_f1"}
+    assert set(recorder.metrics[0][1]) == {"lr", *LOGGED}
     assert history.best["val_loss"] == min(row["val_loss"] for row in history.epochs)
+    assert history.epochs[0]["lr"] > history.epochs[-1]["lr"] > 0
+    assert history.epochs[-1]["lr"] < 1e-5  # onecycle ends near nothing
 
 
 def test_the_weights_kept_are_those_of_the_best_epoch(fresh: Net, splits: Splits) -> None:
@@ -65,7 +75,9 @@ def test_frozen_blocks_are_bit_identical_batchnorm_included(fresh: Net, splits: 
 
 CHOICES = [
     *({"schedule": name} for name in ("onecycle", "cosine", "step", "plateau", "constant")),
-    *({"optimizer": name} for name in ("adam", "sgd")),
+    *({"optimizer": name} for name in ("adam", "sgd", "rmsprop", "adagrad", "lamb", "timm/lion")),
+    {"loss": "focal", "sampling": "balanced", "layer_decay": 0.7},
+    {"mixup": 0.2, "cutmix": 1.0, "ema": 0.9, "accumulate": 2, "batchnorm": "frozen"},
     {"class_weights": "balanced", "l1": 1e-6, "channels_last": False, "gradient_clip": None},
 ]
 
@@ -93,20 +105,6 @@ def test_a_single_step_is_enough(fresh: Net, splits: Splits) -> None:
     assert len(history.epochs) == 1
 
 
-def test_balanced_weights_are_inverse_to_counts(splits: Splits) -> None:
-    rows = [0, 1, 2, 3, 6, 9]  # four of class 0, one each of 1 and 2
-    few = splits.train.__class__(
-        splits.train.images[rows],
-        splits.train.labels[rows],
-        [splits.train.paths[row] for row in rows],
-        splits.train.classes,
-    )
-    weights = class_weights(few, Fit(class_weights="balanced"))
-    assert weights is not None
-    torch.testing.assert_close(weights, torch.tensor([0.5, 2.0, 2.0]))
-    assert class_weights(few, Fit()) is None
-
-
 def test_precision_is_bf16_on_a_gpu_that_has_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
@@ -115,3 +113,129 @@ def test_precision_is_bf16_on_a_gpu_that_has_it_alone(monkeypatch: pytest.Monkey
     assert pick_precision(Fit(precision="16-mixed")) == "16-mixed"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     assert pick_precision(Fit()) == "32-true"
+
+
+# --- accumulated batches --------------------------------------------------------------------
+
+
+class Steps(pl.Callback):
+    """How many steps the optimiser took, and how many the schedule was made for."""
+
+    steps = planned = 0
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.steps = trainer.global_step
+        self.planned = trainer.estimated_stepping_batches
+
+
+def frozen_norms(accumulate: int, **options: Any) -> Fit:
+    """Arithmetic in which a batch is the mean of its images: no statistics of batches."""
+    choices = {"batchnorm": "frozen", "accumulate": accumulate, "optimizer": "sgd", "epochs": 2, "momentum": 0.0}
+    return Fit.model_validate(choices | {"weight_decay": 0.1, "l2": 0.01, "schedule": "cosine"} | options)
+
+
+@pytest.mark.parametrize("images", [48, 42])
+def test_accumulated_batches_are_one_bigger_batch(fresh: Net, splits: Splits, images: int) -> None:
+    """42 images in batches of 4 are 11, the last of 2; accumulated by 4 they are three steps, the last of 10 images."""
+    net = deepcopy(fresh).double()
+    net.head.set_dropout(0.0)
+    train = replace(splits.train, images=splits.train.images[:images], labels=splits.train.labels[:images])
+    few = splits._replace(train=train)
+    small, large = Steps(), Steps()
+    options: dict[str, Any] = {"depth": 10, "lr": 0.05}
+    one, _ = exactly(net, few, frozen_norms(4), batch_size=4, callbacks=[small], **options)
+    other, _ = exactly(net, few, frozen_norms(1), batch_size=16, callbacks=[large], **options)
+    assert small.steps == large.steps == small.planned == large.planned == 6
+    moved = 0
+    for key, value in one.state_dict().items():
+        torch.testing.assert_close(value, other.state_dict()[key], rtol=1e-6, atol=1e-9)
+        moved += not torch.equal(value, net.state_dict()[key])
+    assert moved > 10
+
+
+def exactly(net: Net, splits: Splits, config: Fit, **options: Any) -> tuple[Net, History]:
+    """In double precision, where the order of a sum does not show."""
+    double = config.model_copy(update={"precision": "64-true"})
+    return trained(net, splits, double, **options)
+
+
+# --- norms of trained blocks ----------------------------------------------------------------
+
+
+def settled(net: Net, splits: Splits) -> Net:
+    """With the statistics of what it sees, as a net that was trained: fresh ones let next to nothing through."""
+    copy = deepcopy(net).train()
+    for module in copy.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the mean of all batches, so that one is enough
+    with torch.no_grad():
+        copy(torch.from_numpy(splits.train.images[:, 0]).permute(0, 3, 1, 2).float())
+    return copy
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["recomputed", "kept"])
+def test_frozen_batchnorm_keeps_its_statistics_and_trains_the_rest(
+    fresh: Net, splits: Splits, tmp_path: Path, kept: bool
+) -> None:
+    source = settled(fresh, splits)
+    source.freeze(10)
+    behind = embed(Cache(Activations(engine="torch"), tmp_path / "c"), source, splits, {10})[10] if kept else None
+    net, _ = trained(source, splits, Fit(epochs=2, batchnorm="frozen"), depth=10, behind=behind)
+    before, after = source.state_dict(), net.state_dict()
+    statistics = [key for key in after if "running_" in key or "num_batches" in key]
+    assert statistics
+    assert all(torch.equal(before[key], after[key]) for key in statistics)
+    above = [key for key in after if key.startswith(("blocks.10.", "blocks.11.", "blocks.12.", "head."))]
+    still = [key for key in above if key not in statistics and torch.equal(before[key], after[key])]
+    assert still == []
+    assert not net.frozen_statistics
+
+
+# --- when to stop ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("monitor", [name for name in MONITORS if name not in ("train_loss", "train_accuracy")])
+def test_training_stops_early_on_any_metric(fresh: Net, splits: Splits, monitor: Any) -> None:
+    """With next to no learning rate, no metric of validation gets better."""
+    config = Fit(epochs=9, early_stopping=1, early_stopping_monitor=monitor, schedule="constant")
+    _, history = trained(fresh, splits, config, lr=1e-12, depth=13)
+    assert len(history.epochs) == 2
+
+
+def test_what_stops_is_not_what_is_best(fresh: Net, splits: Splits) -> None:
+    """The loss of training falls on where that of validation does not; the best weights go by the latter."""
+    config = Fit(epochs=6, monitor="loss", early_stopping=1, schedule="constant", early_stopping_monitor="train_loss")
+    _, history = trained(fresh, splits, config, lr=0.01, depth=12)
+    losses = [row["val_loss"] for row in history.epochs]
+    assert history.best["val_loss"] == min(losses)
+    training = [row["train_loss"] for row in history.epochs]
+    fell = [after < before for before, after in pairwise(training)]
+    assert len(history.epochs) == 6 or fell[-1] is False
+    assert all(fell[:-1])
+
+
+def test_the_weights_kept_may_be_those_of_the_best_training_loss(fresh: Net, splits: Splits) -> None:
+    _, history = trained(fresh, splits, Fit(epochs=4, monitor="train_loss", early_stopping=None), lr=0.01, depth=12)
+    assert history.best["train_loss"] == min(row["train_loss"] for row in history.epochs)
+
+
+# --- several labels an image ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("choice", [{}, {"loss": "focal"}, {"sampling": "balanced"}, {"class_weights": "balanced"}])
+def test_several_labels_are_learnt(fresh: Net, splits: Splits, choice: dict[str, Any]) -> None:
+    """A class is there where its channel is bright; the first image of each three has a second one."""
+    several = splits._replace(train=labelled(splits.train), val=labelled(splits.val))
+    config = Finetune.model_validate({"epochs": 12, "early_stopping": None, "monitor": "loss"} | choice)
+    _, history = trained(fresh, several, config, depth=2, lr=5e-3)
+    assert set(history.epochs[0]) == {"lr", *LOGGED}
+    assert history.epochs[-1]["train_loss"] < 0.8 * history.epochs[0]["train_loss"]
+    assert history.epochs[-1]["train_accuracy"] > 0.75
+
+
+def labelled(arrays: Arrays) -> Arrays:
+    labels = np.eye(3, dtype=np.int64)[arrays.labels]
+    images = arrays.images.copy()
+    images[::3, ..., 2] = np.minimum(images[::3, ..., 2].astype(int) + 100, 255)
+    labels[::3, 2] = 1
+    return replace(arrays, images=images, labels=labels)

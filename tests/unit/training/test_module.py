@@ -1,15 +1,17 @@
-"""Optimiser groups, penalties, schedules."""
+"""A step: penalties, and what is logged after an epoch."""
 
-import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch.optim import SGD
+from sklearn import metrics
 
 from transferline.artifacts import ModelCard
+from transferline.fitting import Fit
 from transferline.model import classifier
-from transferline.sections import Finetune, Fit
-from transferline.training.module import Trainee, cosine, make_optimizer
+from transferline.training.module import Trainee
+from transferline.training.scores import LOGGED, MONITORS, make_scores
 
 CARD = ModelCard("mobilenet_v3_small", ["a", "b", "c"], 32, "squash", [0.5] * 3, [0.5] * 3, dropout=0.0)
 
@@ -17,30 +19,6 @@ CARD = ModelCard("mobilenet_v3_small", ["a", "b", "c"], 32, "squash", [0.5] * 3,
 @pytest.fixture
 def net() -> classifier.Classifier:
     return classifier.build(CARD, "none", seed=0)
-
-
-def test_head_and_backbone_have_rates_of_their_own(net: classifier.Classifier) -> None:
-    net.freeze(4)
-    groups = make_optimizer(net, Finetune(backbone_lr_factor=0.25), lr=0.4).param_groups
-    assert [(group["name"], group["lr"]) for group in groups] == [("head", 0.4), ("backbone", 0.1)]
-    trained = {id(weight) for group in groups for weight in group["params"]}
-    assert trained == {id(weight) for weight in net.parameters() if weight.requires_grad}
-
-
-def test_a_frozen_backbone_has_no_group(net: classifier.Classifier) -> None:
-    net.freeze(len(net.blocks))
-    assert [group["name"] for group in make_optimizer(net, Fit(), lr=0.1).param_groups] == ["head"]
-
-
-@pytest.mark.parametrize(
-    ("nesterov", "momentum", "expected"), [(True, 0.9, True), (True, 0.0, False), (False, 0.9, False)]
-)
-def test_sgd_takes_momentum_and_nesterov(
-    net: classifier.Classifier, nesterov: bool, momentum: float, expected: bool
-) -> None:
-    optimizer = make_optimizer(net, Fit(optimizer="sgd", nesterov=nesterov, momentum=momentum), lr=0.1)
-    assert isinstance(optimizer, SGD)
-    assert (optimizer.defaults["nesterov"], optimizer.defaults["momentum"]) == (expected, momentum)
 
 
 def test_penalties_count_trained_weights_but_no_biases(net: classifier.Classifier) -> None:
@@ -55,22 +33,57 @@ def test_penalties_count_trained_weights_but_no_biases(net: classifier.Classifie
         torch.testing.assert_close(penalty.detach(), expected)
 
 
-def test_class_weights_weigh_the_loss(net: classifier.Classifier) -> None:
-    logits, labels = torch.zeros(2, 3), torch.tensor([0, 1])
-    logits[0, 0] = 5.0
-    even = Trainee(net, Fit(), 0.1, None).cross_entropy(logits, labels, 0.0)
-    heavy = Trainee(net, Fit(), 0.1, torch.tensor([1.0, 9.0, 1.0])).cross_entropy(logits, labels, 0.0)
-    assert heavy > even
+def test_a_step_mixes_images_and_targets_alike(net: classifier.Classifier) -> None:
+    """Through a net that gives three pixels of each image, the mixed targets can be read off the answers."""
+    module = Trainee(net, Fit(mixup=1.0), 0.1, None, seed=3)
+    module.net = torch.nn.Flatten()
+    images = torch.zeros(6, 1, 1, 3, dtype=torch.uint8)
+    labels = torch.arange(6) % 3
+    images[torch.arange(6), 0, 0, labels] = 1
+    answers, targets = module.answers((images, labels, torch.arange(6)), 0, 0)
+    torch.testing.assert_close(answers, targets)
+    assert not torch.equal(targets, torch.nn.functional.one_hot(labels).float())
 
 
-def test_cosine_rises_then_falls_to_zero() -> None:
-    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule, rates = cosine(optimizer, steps=20, warmup=0.25), []
-    for _ in range(21):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert rates[5:] == sorted(rates[5:], reverse=True)
-    assert rates[12] == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 15)))
-    assert rates[20] == pytest.approx(0.0, abs=1e-9)
+def scored(logits: torch.Tensor, labels: torch.Tensor, multilabel: bool) -> dict[str, Any]:
+    scores = make_scores(3, multilabel)
+    for part in (slice(0, 20), slice(20, 60)):
+        scores.update(logits[part], labels[part])
+    return {name: float(value) for name, value in scores.compute().items()}
+
+
+def test_scores_are_those_of_scikit_learn() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(60, 3, generator=generator), torch.randint(0, 3, (60,), generator=generator)
+    actual, predicted = labels.numpy(), logits.argmax(1).numpy()
+    assert scored(logits, labels, multilabel=False) == pytest.approx(
+        {
+            "val_accuracy": metrics.accuracy_score(actual, predicted),
+            "val_balanced_accuracy": metrics.balanced_accuracy_score(actual, predicted),
+            "val_macro_f1": metrics.f1_score(actual, predicted, average="macro"),
+            "val_macro_precision": metrics.precision_score(actual, predicted, average="macro"),
+            "val_macro_recall": metrics.recall_score(actual, predicted, average="macro"),
+        }
+    )
+
+
+def test_scores_of_several_labels_are_those_of_scikit_learn() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(60, 3, generator=generator), torch.randint(0, 2, (60, 3), generator=generator)
+    actual, predicted = labels.numpy(), (logits > 0).long().numpy()
+    balanced = [metrics.balanced_accuracy_score(actual[:, k], predicted[:, k]) for k in range(3)]
+    assert scored(logits, labels, multilabel=True) == pytest.approx(
+        {
+            "val_accuracy": (actual == predicted).mean(),
+            "val_balanced_accuracy": np.mean(balanced),
+            "val_macro_f1": metrics.f1_score(actual, predicted, average="macro"),
+            "val_macro_precision": metrics.precision_score(actual, predicted, average="macro"),
+            "val_macro_recall": metrics.recall_score(actual, predicted, average="macro"),
+        }
+    )
+
+
+def test_every_monitor_is_logged_under_a_name_of_its_own() -> None:
+    assert len(set(LOGGED)) == len(MONITORS)
+    assert {mode for name, (_, mode) in MONITORS.items() if "loss" in name} == {"min"}
+    assert {mode for name, (_, mode) in MONITORS.items() if "loss" not in name} == {"max"}

@@ -17,9 +17,10 @@ from tests.conftest import ListRecorder
 from transferline.artifacts import Arrays, ModelCard
 from transferline.data import images
 from transferline.data.preprocess import Resize
+from transferline.fitting import Finetune
 from transferline.model import activations, backbones, classifier
 from transferline.model.activations import Cache
-from transferline.sections import Activations, Finetune
+from transferline.sections import Activations
 from transferline.training.data import Behind, Splits, embed
 from transferline.training.fit import History, fit
 
@@ -138,7 +139,7 @@ def assert_same(net: Net, depth: int, splits: Splits, folder: Path, **options: A
         assert not torch.equal(way.net.head.linear.weight, net.head.linear.weight)
 
 
-@pytest.mark.parametrize("backbone", backbones.REGISTRY)
+@pytest.mark.parametrize("backbone", MIDDLE)
 def test_every_step_is_the_same_and_what_is_frozen_stays(
     backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

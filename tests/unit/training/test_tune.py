@@ -8,37 +8,14 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.conftest import ListRecorder
+from tests.unit.training.conftest import MODEL, SEARCH, tuner
 from transferline.errors import UserError
-from transferline.model.activations import Cache
-from transferline.sections import Activations, FloatRange, IntRange, Model, Search, Tune
 from transferline.training import budget, tune
 from transferline.training.data import Splits
 from transferline.training.fit import History
 from transferline.training.pictures import draw_study
 from transferline.training.start import start_as_best
-
-MODEL = Model(backbone="mobilenet_v3_small", weights="none")
-SEARCH = Search(batch_size=(8, 16, 32), freeze_depth=IntRange(low=2, high=13))
-
-
-def tuner(splits: Splits, trials: int, recorder: ListRecorder | None = None, **options: Any) -> tune.Tuner:
-    config = Tune(trials=trials, epochs=1, train_fraction=0.7, **{"search": SEARCH, **options})
-    cache = Cache(Activations(mode="off"))
-    return tune.Tuner(splits, MODEL, config, seed=3, data_key="data", cache=cache, recorder=recorder or ListRecorder())
-
-
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What each trial's training was asked for; the training itself is left out."""
-    calls: list[dict[str, Any]] = []
-
-    def pretend(net: Any, splits: Splits, config: Any, **options: Any) -> History:
-        calls.append({"net": net, "config": config, **options})
-        score = 1 - abs(options["lr"] - 2e-3)
-        return History([{"val_macro_f1": score, "val_loss": -score}])
-
-    monkeypatch.setattr(tune, "fit", pretend)
-    return calls
+from transferline.tuning import IntRange, Search, Tune
 
 
 def test_a_study_trains_for_real_and_reports_its_best(splits: Splits, recorder: ListRecorder, tmp_path: Path) -> None:
@@ -53,11 +30,13 @@ def test_a_study_trains_for_real_and_reports_its_best(splits: Splits, recorder: 
 
 def test_sampled_values_reach_the_training(splits: Splits, trained: list[dict[str, Any]]) -> None:
     recorder = ListRecorder()
-    extra = Search(
-        batch_size=(8, 16, 32),
-        weight_decay=FloatRange(low=0.1, high=0.2),
-        dropout=FloatRange(low=0.3, high=0.4),
-        label_smoothing=FloatRange(low=0.0, high=0.2),
+    extra = Search.model_validate(
+        {
+            "batch_size": (8, 16, 32),
+            "weight_decay": {"low": 0.1, "high": 0.2},
+            "dropout": {"low": 0.3, "high": 0.4},
+            "label_smoothing": {"low": 0.0, "high": 0.2},
+        }
     )
     best, _ = tuner(splits, 5, recorder, search=extra).run()
     asked = [params for _, params, _ in recorder.children]
@@ -69,7 +48,7 @@ def test_sampled_values_reach_the_training(splits: Splits, trained: list[dict[st
         assert call["config"].label_smoothing == params["label_smoothing"]
     assert len({params["lr"] for params in asked}) == 5
     winner = min(trained, key=lambda call: abs(call["lr"] - 2e-3))
-    assert (best.lr, best.dropout) == (winner["lr"], winner["net"].head.dropout.p)
+    assert (best.lr, best.choices["dropout"]) == (winner["lr"], winner["net"].head.dropout.p)
 
 
 def test_the_first_trial_is_the_start(splits: Splits, trained: list[dict[str, Any]]) -> None:

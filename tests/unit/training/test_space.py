@@ -1,0 +1,151 @@
+"""Any choice is searched by its name: it reaches training, best.json and the stages after it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from tests.conftest import ListRecorder
+from tests.unit.training.conftest import MODEL, tuner
+from transferline.artifacts import read_best, write_best
+from transferline.errors import UserError
+from transferline.fitting import Finetune, Fit
+from transferline.model.activations import Cache
+from transferline.sections import Activations
+from transferline.training.data import Splits
+from transferline.training.pictures import draw_study
+from transferline.training.stages import with_best
+from transferline.tuning import IntRange, Search, model_with
+
+EVERYTHING = {
+    "batch_size": [8, 16],
+    "freeze_depth": {"low": 2, "high": 13},
+    "optimizer": ["adamw", "sgd", "timm/lion"],
+    "momentum": {"low": 0.5, "high": 0.9},
+    "nesterov": [True, False],
+    "weight_decay": {"low": 1e-4, "high": 0.1, "log": True},
+    "decay_norms_and_biases": [True, False],
+    "schedule": ["cosine", "onecycle"],
+    "accumulate": {"low": 1, "high": 3},
+    "ema": {"low": 0.5, "high": 0.9},
+    "layer_decay": {"low": 0.5, "high": 1.0},
+    "batchnorm": ["train", "frozen"],
+    "loss": ["cross_entropy", "focal"],
+    "mixup": {"low": 0.0, "high": 0.5},
+    "dropout": {"low": 0.0, "high": 0.5},
+    "pooling": ["average", "max"],
+    "hidden": [[], [12]],
+    "activation": ["relu", "gelu"],
+}
+
+
+def test_whatever_is_searched_reaches_training_and_best_json(splits: Splits, trained: list[dict[str, Any]]) -> None:
+    recorder = ListRecorder()
+    search = Search.model_validate(EVERYTHING)
+    best, study = tuner(splits, 8, recorder, search=search).run()
+    for (_, params, _), call in zip(recorder.children, trained, strict=True):
+        config, head = call["config"], call["net"].head
+        assert set(params) == {"lr", *EVERYTHING}
+        assert {name: getattr(config, name) for name in params if name in Fit.model_fields} == {
+            name: value for name, value in params.items() if name in Fit.model_fields
+        }
+        assert head.pool.kind == params["pooling"]
+        assert head.linear.in_features == (12 if params["hidden"] else 576)
+        assert (head.dropout.p, len(head.hidden)) == (params["dropout"], len(params["hidden"]))
+    assert len({str(params["hidden"]) for _, params, _ in recorder.children}) == 2
+    winner = recorder.children[study.best_trial.number][1]
+    assert set(best.choices) == set(EVERYTHING) - {"batch_size", "freeze_depth"}
+    assert best.choices == {name: winner[name] for name in best.choices} | {"hidden": list(winner["hidden"])}
+    write_best(best, Path("best.json"))
+    chosen = with_best(Finetune(), read_best(Path("best.json")))
+    assert (chosen.optimizer, chosen.ema, chosen.accumulate) == (
+        winner["optimizer"],
+        winner["ema"],
+        winner["accumulate"],
+    )
+    assert model_with(MODEL, read_best(Path("best.json")).choices).head.hidden == winner["hidden"]
+
+
+def test_a_study_of_every_choice_trains_for_real_and_is_drawn(splits: Splits, tmp_path: Path) -> None:
+    space = EVERYTHING | {"freeze_depth": {"low": 12, "high": 13}}
+    del space["loss"]  # losses of one kind, which differ where macro-F1 may not
+    search = Search.model_validate(space)
+    _, study = tuner(splits, 3, search=search, pruner="none", objective="loss").run()
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 3
+    draw_study(study, tmp_path / "reports")
+    header = (tmp_path / "reports" / "trials.csv").read_text().splitlines()[0]
+    assert header == ",".join(["trial", "state", "value", *sorted({"lr", *space})])
+    assert (tmp_path / "reports" / "importances.png").stat().st_size > 0
+
+
+def test_values_that_contradict_each_other_are_pruned_with_the_reason(
+    splits: Splits, trained: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = Search.model_validate(
+        {"freeze_depth": {"low": 2}, "sampling": ["shuffled", "balanced"], "norm": ["none", "layer"]}
+    )
+    _, study = tuner(splits, 8, search=search, class_weights="balanced").run()
+    fits = [trial.params["sampling"] == "shuffled" and trial.params["norm"] == "none" for trial in study.trials]
+    assert 0 < sum(fits) < 8
+    assert [trial.state == TrialState.COMPLETE for trial in study.trials] == fits
+    assert len(trained) == sum(fits)
+    text = capsys.readouterr().out
+    assert "is left out: tune: sampling and class_weights are both balanced" in text
+    assert "is left out: model.head: norm: layer is of hidden layers" in text
+
+
+def test_the_best_of_nothing_is_the_start(splits: Splits, trained: list[dict[str, Any]]) -> None:
+    search = Search.model_validate({"freeze_depth": {"low": 2}, "sampling": ["balanced"]})
+    kept = tuner(splits, 2, search=search, class_weights="balanced")
+    best, _ = kept.run()
+    start = kept.config.start
+    assert trained == []
+    assert (best.lr, best.batch_size, best.freeze_depth) == (start.lr, start.batch_size, start.freeze_depth)
+    assert (best.value, best.choices) == (None, {})
+
+
+@pytest.mark.parametrize(
+    ("objective", "direction"),
+    [("accuracy", "MAXIMIZE"), ("balanced_accuracy", "MAXIMIZE"), ("loss", "MINIMIZE")],
+)
+def test_any_metric_of_validation_may_be_the_objective(splits: Splits, objective: str, direction: str) -> None:
+    search = Search(batch_size=(32,), freeze_depth=IntRange(low=13, high=13))
+    best, study = tuner(splits, 1, objective=objective, search=search).run()
+    assert study.direction.name == direction
+    assert best.value is not None
+    assert list(study.trials[0].intermediate_values.values()) == [best.value]
+
+
+def test_trials_that_mix_run_the_blocks_and_the_others_find_what_is_kept(
+    splits: Splits, trained: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = {"freeze_depth": {"low": 12}, "mixup": {"low": 0.0, "high": 1.0}, "pooling": ["auto", "max"]}
+    kept = tuner(splits, 8, search=Search.model_validate(space))
+    kept.cache = Cache(Activations(engine="torch"), tmp_path / "cache")
+    kept.run()
+    assert capsys.readouterr().out.count("trials that mix images") == 1
+    assert [call["behind"] is None for call in trained] == [call["config"].mixup > 0 for call in trained]
+    assert trained[0]["config"].mixup == 0  # the first takes what the section says
+    assert set(kept.behind) == {(12, "auto"), (13, "auto"), (13, "max")}
+    for depth, pooling, expected in ((12, "max", "auto"), (13, "max", "max"), (13, "auto", "auto")):
+        found = kept._kept({"freeze_depth": depth, "pooling": pooling}, kept.config)
+        assert found is kept.behind[depth, expected]
+
+
+def test_where_every_trial_mixes_nothing_is_kept(
+    splits: Splits, trained: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    always, perhaps = (Search.model_validate({"cutmix": {"low": low, "high": 1.0}}) for low in (0.5, 0.0))
+    for options in ({"mixup": 0.2}, {"search": always}, {"mixup": 0.2, "search": perhaps}):
+        run = tuner(splits, 1, **options)
+        run.cache = Cache(Activations(engine="torch"), tmp_path / "cache")
+        run.run()
+    assert [call["behind"] for call in trained] == [None] * 3
+    assert capsys.readouterr().out.count("mixup, cutmix: images are mixed anew") == 3
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_optimiser_that_timm_lacks_is_refused_before_the_first_trial(splits: Splits) -> None:
+    with pytest.raises(UserError, match=r"'timm/lionn' .*\n  did you mean 'timm/lion"):
+        tuner(splits, 1, search=Search.model_validate({"optimizer": ["adamw", "timm/lionn"]}))
