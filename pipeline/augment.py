@@ -16,7 +16,10 @@ def main() -> None:
         from transferline.model import backbones
 
         size = params.model.input_size or backbones.input_size(params.model.backbone)
-        recipe = arrays.Recipe(size, params.model.resize, augment.views, augment.policy, params.seed, augment.online)
+        multilabel = params.data.labels is not None
+        recipe = arrays.Recipe(
+            size, params.model.resize, augment.views, augment.policy, params.seed, augment.online, multilabel
+        )
         written = arrays.write(rows, root, recipe, augment.workers)
         names = [transform.name for transform in augment.policy if transform.enabled]
         train = read_arrays("train")

@@ -15,11 +15,12 @@ def main() -> None:
         from transferline.model import classifier
 
         network, card = classifier.load(FINETUNED)
-        temperature = artifacts.read_json(METRICS)["temperature"]
+        scores = artifacts.read_json(METRICS)
+        temperature = scores["temperature"]
         lineage = export.Lineage(tracking.git_commit(), artifacts.sha256(MANIFEST), run.run_id)
         deployed = export.Deployed(network, card, temperature)
         reference = parity.Reference(root, artifacts.read_manifest(), artifacts.read_predictions(), options)
-        properties = export.metadata(card, temperature, lineage)
+        properties = export.metadata(card, temperature, lineage, scores.get("thresholds"))
         verdict = export.verified(deployed, properties, reference, ONNX, PARITY)
 
         image = parity.decode(root, reference.test_rows[0])

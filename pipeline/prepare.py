@@ -13,7 +13,7 @@ def main() -> None:
 
     from transferline.data import manifest, sources
 
-    layout = sources.scan(root)
+    layout = sources.scan(root, params.data.labels)
     with tracking.stage("prepare", params, inputs=[root]) as run:
         prepared = manifest.build(layout, params.data.split, params.prepare, params.seed)
 

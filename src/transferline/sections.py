@@ -39,7 +39,22 @@ class Data(Section):
     torchvision: str | None = Field(
         None, description="name of a torchvision data set that fetch lays out in data/sample, as CIFAR10"
     )
+    labels: str | None = Field(
+        None,
+        min_length=1,
+        description="CSV of labels inside data.root, as labels.csv: any number of them an image (multi-label); null: "
+        "class folders",
+    )
     split: Split = Field(Split(), description="ignored where data.root brings a split of its own")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.torchvision and self.labels:
+            raise ValueError(
+                f"labels: {self.labels} goes with images of your own, not with torchvision: {self.torchvision};"
+                " set one of them to null"
+            )
+        return self
 
 
 class Head(Section):

@@ -50,3 +50,8 @@ def test_shares_with_rounding_errors_add_up() -> None:
 def test_a_head_that_contradicts_itself_is_refused(given: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sections.Head.model_validate(given)
+
+
+def test_a_csv_of_labels_does_not_go_with_a_torchvision_set() -> None:
+    text = _refusal(sections.Data, labels="labels.csv", torchvision="CIFAR10")
+    assert "labels: labels.csv goes with images of your own, not with torchvision: CIFAR10; set one of them" in text

@@ -22,7 +22,7 @@ class ManifestRow(NamedTuple):
     """One usable image. `path` is relative to data.root, with forward slashes."""
 
     path: str
-    label: str
+    label: str  # a class; in multi-label data, names joined by labelsets.join
     split: SplitName
     sha256: str
     phash: str  # 16 hex digits
@@ -47,7 +47,7 @@ class Arrays:
 
     Attributes:
         images: uint8 [N, V, H, W, 3], memory-mapped read-only, RGB.
-        labels: int64 [N], indices into `classes`; where images have several labels, int64 [N, C] of 0 and 1.
+        labels: int64 [N], indices into `classes`; in multi-label data, int64 [N, C] of 0 and 1.
         paths: N paths as in the manifest.
         classes: the one order of class names.
         online: transforms to draw a view with, anew each time an image is trained on; empty where views are stored.
@@ -61,8 +61,21 @@ class Arrays:
 
     @property
     def multilabel(self) -> bool:
-        """Whether an image may have any number of labels: `labels` is then int64 [N, C] of 0 and 1."""
+        """Whether an image may have any number of labels."""
         return self.labels.ndim == 2
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """int64 [C], images of each class."""
+        counts: npt.NDArray[np.int64]
+        counts = self.labels.sum(axis=0) if self.multilabel else np.bincount(self.labels, minlength=len(self.classes))
+        return counts
+
+    def names(self, row: int) -> list[str]:
+        """The classes of one image."""
+        if not self.multilabel:
+            return [self.classes[self.labels[row]]]
+        return [self.classes[index] for index in np.flatnonzero(self.labels[row])]
 
 
 def read_arrays(split: SplitName, root: Path = ARRAYS) -> Arrays:
@@ -96,8 +109,8 @@ class Predictions:
 
     Attributes:
         paths: N paths as in the manifest.
-        labels: N class names, the truth.
-        predicted: N class names.
+        labels: N class names, the truth; in multi-label data, joined sets of them.
+        predicted: N class names, or joined sets.
         probabilities: float32 [N, C], columns in the order of `classes`.
         classes: C class names.
     """

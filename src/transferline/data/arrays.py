@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich.progress import track
 from torch import Tensor
@@ -20,6 +21,7 @@ from transferline.data.folders import replaced
 from transferline.data.images import Pixels
 from transferline.data.preprocess import Fit, Resize
 from transferline.errors import UserError
+from transferline.labelsets import names_of
 from transferline.policy import Transform
 
 _CHANNELS = 3
@@ -36,6 +38,7 @@ class Recipe:
         policy: transforms of the augmented views.
         seed: of the line.
         online: views are drawn while training, and none is stored.
+        multilabel: the label of a row is a joined set of names.
     """
 
     size: int
@@ -44,6 +47,7 @@ class Recipe:
     policy: tuple[Transform, ...]
     seed: int
     online: bool = False
+    multilabel: bool = False
 
     def shape(self, rows: Sequence[ManifestRow]) -> tuple[int, int, int, int, int]:
         """[N, V, H, W, 3] of the array of `rows`, which are all of one split."""
@@ -68,12 +72,11 @@ def write(rows: Sequence[ManifestRow], root: Path, recipe: Recipe, workers: int 
     needed = sum(int(np.prod(recipe.shape(part))) for part in parts.values())
     with replaced(folder) as partial:
         _require_space(partial, needed)
-        classes = sorted({row.label for row in rows})
+        classes = sorted({name for row in rows for name in names_of(row.label, recipe.multilabel)})
         write_json(partial / "classes.json", classes)
         for split, part in parts.items():
             _write_split(part, root, recipe, os.cpu_count() if workers is None else workers, partial / split)
-            labels = np.array([classes.index(row.label) for row in part], dtype=np.int64)
-            np.save(partial / split / "labels.npy", labels)
+            np.save(partial / split / "labels.npy", _labels(part, classes, recipe.multilabel))
             write_table(partial / split / "index.parquet", _index(part))
         if recipe.online:
             write_online([transform for transform in recipe.policy if transform.enabled], partial / "train")
@@ -86,6 +89,17 @@ def examples(image: Pixels, train: Arrays, count: int, seed: int) -> list[Pixels
         return []
     images = torch.from_numpy(np.repeat(image[None], count, axis=0))
     return list(transforms.drawn(images, train.online, [(seed, view) for view in range(count)]).numpy())
+
+
+def _labels(rows: Sequence[ManifestRow], classes: Sequence[str], multilabel: bool) -> npt.NDArray[np.int64]:
+    """Indices int64 [N] into `classes`; in multi-label data, 0 or 1 for each class, int64 [N, C]."""
+    place = {name: index for index, name in enumerate(classes)}
+    if not multilabel:
+        return np.array([place[row.label] for row in rows], dtype=np.int64)
+    labels = np.zeros((len(rows), len(classes)), dtype=np.int64)
+    for index, row in enumerate(rows):
+        labels[index, [place[name] for name in names_of(row.label, multilabel)]] = 1
+    return labels
 
 
 def _index(rows: Sequence[ManifestRow]) -> dict[str, list[object]]:

@@ -15,12 +15,14 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def conflicts(images: Sequence[Inspection]) -> list[Rejection]:
-    """Every image whose very pixels also stand in another class; which one is right cannot be known."""
+    """Every image whose very pixels also have another label; which one is right cannot be known."""
     labels: dict[str, set[str]] = defaultdict(set)
     for image in images:
         labels[image.pixels].add(image.label)
     return [
-        Rejection(image.path, f"conflicting labels: also in {', '.join(sorted(others))}")
+        Rejection(
+            image.path, f"conflicting labels: also in {', '.join(sorted(other or 'no label' for other in others))}"
+        )
         for image in images
         if (others := labels[image.pixels] - {image.label})
     ]

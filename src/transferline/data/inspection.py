@@ -46,7 +46,7 @@ def inspect_all(layout: Layout, min_side: int, max_pixels: int) -> tuple[list[In
     found = _in_parallel(look, layout.files)
     usable = [each for each in found if isinstance(each, Inspection)]
     rejected = [each for each in found if isinstance(each, Rejection)]
-    strays = [Rejection(printable(path), "not in a class folder") for path in layout.strays]
+    strays = [Rejection(printable(path), layout.unlisted) for path in layout.strays]
     return usable, rejected + strays
 
 

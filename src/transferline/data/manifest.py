@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from transferline import sections
 from transferline.artifacts import SPLITS, ManifestRow, SplitName
-from transferline.data import duplicates, inspection, sources, split
+from transferline.data import duplicates, inspection, sources, split, stratify
 from transferline.data.inspection import Inspection, Rejection
 from transferline.errors import UserError
+from transferline.labelsets import names_of
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,17 @@ class Prepared:
         rows: the usable images, sorted by path.
         exact: per row, whether another image has the very same pixels.
         quarantine: the files left out, sorted by path.
+        multilabel: `label` of the rows is a joined set of names.
     """
 
     rows: list[ManifestRow]
     exact: list[bool]
     quarantine: list[Rejection]
+    multilabel: bool = False
+
+    def names(self, row: ManifestRow) -> list[str]:
+        """The classes that the image is in."""
+        return names_of(row.label, self.multilabel)
 
     def summary(self) -> dict[str, int]:
         """Counts, fit for metrics."""
@@ -31,7 +38,8 @@ class Prepared:
         splits_of_group = Counter(group for group, _ in {(row.group, row.split) for row in self.rows})
         return {
             "images": len(self.rows),
-            "classes": len({row.label for row in self.rows}),
+            "classes": len({name for row in self.rows for name in self.names(row)}),
+            **({"unlabelled": sum(not row.label for row in self.rows)} if self.multilabel else {}),
             "quarantined": len(self.quarantine),
             "exact_duplicates": sum(self.exact),
             "near_duplicates": sum(members[row.group] > 1 for row in self.rows) - sum(self.exact),
@@ -59,12 +67,13 @@ def build(layout: sources.Layout, shares: sections.Split, prepare: sections.Prep
     _require_usable(layout, images, rejected, prepare.min_images_per_class)
     groups = duplicates.groups(images, prepare.near_duplicate_bits)
     splits = _splits(images, groups, layout, shares, seed)
-    split.require_every_class([image.label for image in images], splits, groups)
+    names = [names_of(image.label, layout.multilabel) for image in images]
+    split.require_every_class(names, splits, groups)
     rows = [
         ManifestRow(image.path, image.label, name, image.sha256, image.phash, group, image.width, image.height)
         for image, name, group in zip(images, splits, groups, strict=True)
     ]
-    return Prepared(rows, duplicates.exact(images), sorted(rejected))
+    return Prepared(rows, duplicates.exact(images), sorted(rejected), layout.multilabel)
 
 
 def _require_usable(
@@ -74,8 +83,8 @@ def _require_usable(
     hint = f"; most files left out ({reasons[0][1]} of {len(rejected)}): {reasons[0][0]}" if reasons else ""
     if not images:
         raise UserError(f"data.root: none of the {len(layout.files)} files in '{layout.root}' is usable", hint[2:])
-    usable = Counter(image.label for image in images)
-    sources.require_enough({label: usable[label] for label in layout.classes}, minimum, hint)
+    usable = Counter(name for image in images for name in names_of(image.label, layout.multilabel))
+    sources.require_enough({label: usable[label] for label in layout.classes}, minimum, hint, layout.labels)
 
 
 def _splits(
@@ -93,6 +102,7 @@ def _splits(
     whole = sum(getattr(shares, name) for name in names)
     free = [index for index, name in enumerate(own) if name != "test"]
     members = [split.Member(images[index].label, groups[index], images[index].sha256) for index in free]
-    assigned = split.assign(members, {name: getattr(shares, name) / whole for name in names}, seed)
+    assign = stratify.assign if layout.multilabel else split.assign
+    assigned = assign(members, {name: getattr(shares, name) / whole for name in names}, seed)
     by_index = dict(zip(free, assigned, strict=True))
     return [by_index.get(index, "test") for index in range(len(images))]

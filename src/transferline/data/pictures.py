@@ -21,20 +21,22 @@ _COLORS: dict[SplitName, str] = {"train": "#3b6fb6", "val": "#e8a33d", "test": "
 _COLUMNS = 6  # pictures in a row
 _ROWS = 24  # rows at most: beyond, a picture is too tall to be looked at
 _THUMBNAIL = 256  # pixels
+_NONE = "(no label)"
 
 
-def samples(rows: Sequence[ManifestRow], root: Path, path: Path) -> None:
-    """A row of images per class, spread evenly over the class's rows."""
+def samples(rows: Sequence[tuple[ManifestRow, Sequence[str]]], root: Path, path: Path) -> None:
+    """A row of images per class, spread evenly over the class's rows; each row comes with its classes."""
     by_class: dict[str, list[ManifestRow]] = defaultdict(list)
-    for row in rows:
-        by_class[row.label].append(row)
+    for row, names in rows:
+        for name in names or [_NONE]:
+            by_class[name].append(row)
     shown = sorted(by_class)[:_ROWS]
     grid = [[_thumbnail(root / row.path) for row in _spread(by_class[label], _COLUMNS)] for label in shown]
-    names = [f"{label}\n({len(by_class[label])})" for label in shown]
+    captions = [f"{label}\n({len(by_class[label])})" for label in shown]
     title = "Samples of each class, from train"
     if len(by_class) > _ROWS:
         title = f"Samples of the first {_ROWS} of {len(by_class)} classes, from train"
-    _save_grid(grid, names, [], title, path)
+    _save_grid(grid, captions, [], title, path)
 
 
 def preview(
@@ -49,17 +51,24 @@ def preview(
         names: of the transforms that are switched on, for the title.
         draw: gives some views of an original, where none is stored.
     """
-    rows = _interleaved(train.labels.tolist())[: max(_COLUMNS, min(len(train.classes), _ROWS))]
+    rows = _interleaved([train.names(row) for row in range(len(train.labels))])[
+        : max(_COLUMNS, min(len(train.classes), _ROWS))
+    ]
     views = min(train.images.shape[1], 1 + _COLUMNS)
     grid = [[*train.images[row, :views], *draw(train.images[row, 0])] for row in rows]
-    labels = [train.classes[train.labels[row]] for row in rows]
+    labels = ["\n".join(train.names(row)) or _NONE for row in rows]
     heads = ["original", *(f"view {view}" for view in range(1, len(grid[0])))]
     done = ", ".join(name.replace("_", " ") for name in names) or "no augmentation"
     _save_grid(grid, labels, heads, f"Originals and their views ({done})", path)
 
 
-def classes(counts: Mapping[str, Sequence[int]], path: Path) -> None:
-    """Bars of images per class, stacked by split. `counts`: class -> numbers in train, val, test."""
+def classes(counts: Mapping[str, Sequence[int]], images: Sequence[int], path: Path) -> None:
+    """Bars of images per class, stacked by split.
+
+    Args:
+        counts: class -> numbers in train, val, test.
+        images: in train, val, test; an image may be in several classes.
+    """
     height = 1.6 + 0.34 * len(counts)
     figure = Figure(figsize=(8, min(height, 60)), layout="constrained")
     axes = figure.add_subplot()
@@ -67,7 +76,7 @@ def classes(counts: Mapping[str, Sequence[int]], path: Path) -> None:
     left = np.zeros(len(counts))
     for index, split in enumerate(SPLITS):
         widths = np.array([row[index] for row in counts.values()])
-        axes.barh(positions, widths, left=left, height=0.7, color=_COLORS[split], label=f"{split} ({widths.sum()})")
+        axes.barh(positions, widths, left=left, height=0.7, color=_COLORS[split], label=f"{split} ({images[index]})")
         left += widths
     for position, total in zip(positions, left, strict=True):
         axes.annotate(f"{total:.0f}", (total, position), (4, 0), textcoords="offset points", va="center")
@@ -87,11 +96,11 @@ def _spread(rows: Sequence[Row], count: int) -> list[Row]:
     return [rows[index] for index in picked]
 
 
-def _interleaved(labels: Sequence[int]) -> list[int]:
-    """Indices of `labels`, those of the classes taking turns, so that few of them show every class."""
-    turns: dict[int, int] = defaultdict(int)
+def _interleaved(labels: Sequence[Sequence[str]]) -> list[int]:
+    """Indices of `labels`, those of the classes (or sets of them) taking turns, so that few of them show all."""
+    turns: dict[tuple[str, ...], int] = defaultdict(int)
     order = []
-    for index, label in enumerate(labels):
+    for index, label in enumerate(map(tuple, labels)):
         order.append((turns[label], label, index))
         turns[label] += 1
     return [index for _, _, index in sorted(order)]

@@ -13,14 +13,16 @@ from transferline.data.manifest import Prepared
 
 def write_prepare(prepared: Prepared, root: Path, folder: Path) -> None:
     """Write counts.csv, duplicates.csv, summary.json, samples.png and classes.png into `folder`."""
-    counts = Counter((row.label, row.split) for row in prepared.rows)
-    classes = sorted({row.label for row in prepared.rows})
+    counts = Counter((name, row.split) for row in prepared.rows for name in prepared.names(row))
+    classes = sorted({name for name, _ in counts})
     table = {label: [counts[label, split] for split in SPLITS] for label in classes}
     write_csv(folder / "counts.csv", ["class", *SPLITS], ([label, *row] for label, row in table.items()))
     write_csv(folder / "duplicates.csv", ["group", "path", "label", "split", "kind"], _duplicates(prepared))
     write_json(folder / "summary.json", prepared.summary())
-    pictures.classes(table, folder / "classes.png")
-    pictures.samples([row for row in prepared.rows if row.split == "train"], root, folder / "samples.png")
+    images = Counter(row.split for row in prepared.rows)
+    pictures.classes(table, [images[split] for split in SPLITS], folder / "classes.png")
+    train = [(row, prepared.names(row)) for row in prepared.rows if row.split == "train"]
+    pictures.samples(train, root, folder / "samples.png")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

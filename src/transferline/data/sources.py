@@ -1,28 +1,27 @@
-"""The user's folder of images: which files there are, their classes, and a split of the user's own."""
+"""The user's images: which files there are, their classes or labels, and a split of the user's own."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from transferline.artifacts import SAMPLE, SplitName
+from transferline.artifacts import SAMPLE, SPLITS, SplitName
+from transferline.data import labels as labels_file
+from transferline.data.labels import SPLIT_NAMES
 from transferline.errors import UserError, nearest
+from transferline.labelsets import names_of
 
-SPLIT_FOLDERS: dict[str, SplitName] = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
+DEFAULT_LABELS = "labels.csv"
+_MISSING_SHOWN = 3
 
 
 class SourceFile(NamedTuple):
-    """A file below a class folder, whatever is in it. `path` is relative to the root, with forward slashes."""
+    """A file that has a label, whatever is in it. `path` is relative to the root, with forward slashes."""
 
     path: str
-    label: str
+    label: str  # its class folder; in multi-label data, the names joined as in the manifest
     split: SplitName | None  # None where the user brings no split
 
 
@@ -32,11 +31,12 @@ class Layout:
 
     Attributes:
         root: the folder that was scanned.
-        files: every file below a class folder, sorted by path.
-        strays: paths of files outside every class folder, sorted.
-        classes: number of files per class, classes sorted by name.
-        splits: the splits that the user's own folders name, in the order train, val, test; empty without.
+        files: every file below a class folder, or in the CSV of labels, sorted by path.
+        strays: paths of the other files, sorted.
+        classes: number of files per class or label, sorted by name.
+        splits: the splits that the user names, in the order train, val, test; empty without.
         total_bytes: size of `files` on disk.
+        labels: the CSV's path relative to the root, in multi-label data.
     """
 
     root: Path
@@ -45,19 +45,32 @@ class Layout:
     classes: dict[str, int]
     splits: tuple[SplitName, ...]
     total_bytes: int
+    labels: str | None = None
+
+    @property
+    def multilabel(self) -> bool:
+        return self.labels is not None
+
+    @property
+    def unlisted(self) -> str:
+        """Why `strays` are left out."""
+        return f"not in {self.labels}" if self.labels else "not in a class folder"
 
 
-def scan(root: Path) -> Layout:
+def scan(root: Path, labels: str | None = None) -> Layout:
     """List a folder of class folders, or of train/, (val/,) test/ with class folders in them, without decoding.
 
+    With `labels`, a CSV in that folder (see data/labels.py), the images are those that it names.
     Hidden files and folders are skipped, folders inside a class folder belong to that class,
     links are followed.
 
     Raises:
         UserError: the folder is missing or holds no class folders, no files, one class only, or
-            half a split.
+            half a split; or the CSV is missing, mistaken, or names files that do not exist.
     """
     require_folder(root)
+    if labels is not None:
+        return _labelled(root, labels)
     parts = _split_folders(root)
     classes: dict[str, list[Path]] = {}
     files: list[SourceFile] = []
@@ -78,9 +91,64 @@ def scan(root: Path) -> Layout:
         files=sorted(files),
         strays=_strays(root, [part for part, _ in parts]),
         classes=counts,
-        splits=tuple(split for split in dict.fromkeys(SPLIT_FOLDERS.values()) if split in names),
+        splits=tuple(split for split in SPLITS if split in names),
         total_bytes=total_bytes,
     )
+
+
+def _labelled(root: Path, labels: str) -> Layout:
+    """The layout that a CSV of labels describes."""
+    file = _labels_file(root, labels)
+    rows = labels_file.read(file)
+    _require_images(root, file, rows)
+    named = {row.path for row in rows}
+    everything = (entry.relative_to(root).as_posix() for entry in _walk(root) if entry != file)
+    counts = Counter(name for row in rows for name in names_of(row.label, multilabel=True))
+    return Layout(
+        root=root,
+        files=sorted(SourceFile(row.path, row.label, row.split) for row in rows),
+        strays=sorted(path for path in everything if path not in named),
+        classes=dict(sorted(counts.items())),
+        splits=_listed_splits(file, rows),
+        total_bytes=sum(_size(root / row.path) for row in rows),
+        labels=file.relative_to(root).as_posix(),
+    )
+
+
+def _labels_file(root: Path, labels: str) -> Path:
+    """The CSV, which lies inside `root`: DVC watches that folder, and would not see it change elsewhere."""
+    file = root / labels if (root / labels).is_file() else Path(labels)
+    if not file.is_file():
+        beside = [entry.name for entry in root.glob("*.csv")]
+        fix = nearest(labels, beside) if beside else f"put it into '{root}'"
+        raise UserError(f"data.labels: '{labels}' does not exist in '{root}'", fix)
+    inside = os.path.relpath(file.absolute(), root.absolute())  # links are not followed: DVC's cache may be behind one
+    if inside.startswith(os.pardir):
+        raise UserError(f"data.labels: '{labels}' is not inside data.root, '{root}'", "move it there: DVC watches that")
+    return root / inside
+
+
+def _require_images(root: Path, file: Path, rows: Sequence[labels_file.Labelled]) -> None:
+    missing = [row for row in rows if not (root / row.path).is_file()]
+    if not missing:
+        return
+    first = ", ".join(f"'{row.path}' (line {row.line})" for row in missing[:_MISSING_SHOWN])
+    more = f" and {len(missing) - _MISSING_SHOWN} more" if len(missing) > _MISSING_SHOWN else ""
+    raise UserError(
+        f"{file} names {len(missing)} of {len(rows)} images that do not exist: {first}{more}",
+        f"the first column holds paths relative to data.root, '{root}'",
+    )
+
+
+def _listed_splits(file: Path, rows: Sequence[labels_file.Labelled]) -> tuple[SplitName, ...]:
+    """The splits that the column `split` names; empty without such a column."""
+    found = {row.split for row in rows if row.split}
+    if found and (lacking := {"train", "test"} - found):
+        raise UserError(
+            f"{file}: the column 'split' names no image of {' and '.join(sorted(lacking))}",
+            "name train and test (val is taken out of train where it is missing), or take the column away",
+        )
+    return tuple(name for name in SPLITS if name in found)
 
 
 def require_folder(root: Path) -> None:
@@ -100,13 +168,18 @@ def require_folder(root: Path) -> None:
     raise UserError(f"data.root: '{root}' does not exist", fix.strip())
 
 
-def require_enough(counts: Mapping[str, int], minimum: int, hint: str = "") -> None:
-    """Raises UserError naming the smallest class where it has fewer than `minimum` images."""
+def require_enough(counts: Mapping[str, int], minimum: int, hint: str = "", labels: str | None = None) -> None:
+    """Raises UserError naming the smallest class where it has fewer than `minimum` images.
+
+    Args:
+        labels: the CSV that the counts come from, in multi-label data.
+    """
     label = min(counts, key=lambda name: (counts[name], name))
     if counts[label] < minimum:
+        away = f"take the label out of {labels}" if labels else "take the folder away"
         raise UserError(
             f"class '{label}' has {counts[label]} usable images; {minimum} are needed",
-            f"add {minimum - counts[label]} images to it, or take the folder away{hint}",
+            f"add {minimum - counts[label]} images to it, or {away}{hint}",
         )
 
 
@@ -118,11 +191,11 @@ def printable(path: str) -> str:
 def _split_folders(root: Path) -> list[tuple[Path, SplitName]]:
     """The first-level folders that are a split; empty where they are classes."""
     folders = {folder.name: folder for folder in _folders(root)}
-    parts = [(folder, SPLIT_FOLDERS[name]) for name, folder in folders.items() if name in SPLIT_FOLDERS]
+    parts = [(folder, SPLIT_NAMES[name]) for name, folder in folders.items() if name in SPLIT_NAMES]
     found = [split for _, split in parts]
     if "train" not in found or (len(folders) > 1 and len(found) == 1):
         return []  # a class may well be called 'train'
-    if others := sorted(set(folders) - set(SPLIT_FOLDERS)):
+    if others := sorted(set(folders) - set(SPLIT_NAMES)):
         raise UserError(
             f"data.root: '{root}' holds train and, beside it, '{printable(others[0])}'",
             "a folder with a split of its own holds train, val and test alone",
@@ -138,6 +211,12 @@ def _split_folders(root: Path) -> list[tuple[Path, SplitName]]:
 
 
 def _check_classes(root: Path, counts: Mapping[str, int]) -> None:
+    if len(counts) < 2 and (beside := sorted(entry.name for entry in root.glob("*.csv"))):
+        name = DEFAULT_LABELS if DEFAULT_LABELS in beside else beside[0]
+        raise UserError(
+            f"data.root: '{root}' holds a file of labels, {name}, and no folder per class",
+            f"set data.labels: {name}",
+        )
     if not counts:
         raise UserError(
             f"data.root: '{root}' holds no class folders",

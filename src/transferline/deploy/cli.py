@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperGroup
@@ -56,32 +56,45 @@ def predict(
     quiet = as_json or not console.is_terminal
     for given in track(inputs.expand(image), "predicting", console=console, transient=True, disable=quiet):
         try:
-            ranked = _ranked(predictor, given)
+            answer = _answer(predictor, given)
         except ImageError as error:
             console.print(f"error: {given.name}: {error}")
             failed = True
             continue
         if as_json:
-            print(_as_json(given.name, ranked, top), flush=True)
-        rows += [(given.name, name, f"{probability:.4f}") for name, probability in ranked[: top or 1]]
+            print(json.dumps({"image": given.name, **answer.as_json(top)}), flush=True)
+        rows += [(given.name, name, probability) for name, probability in answer.shown(top)]
     if rows and not as_json:
         from transferline.deploy import display
 
-        display.print_table(("image", "class", ">probability"), rows)
+        display.print_table(("image", "class" if predictor.thresholds is None else "label", ">probability"), rows)
     if failed:
         raise typer.Exit(1)
 
 
-def _ranked(predictor: "Predictor", given: "Input") -> list[tuple[str, float]]:
-    """Classes with their probabilities, the likeliest first."""
-    probabilities = predictor.predict_file(given.source).tolist()
-    return sorted(zip(predictor.classes, probabilities, strict=True), key=lambda pair: -pair[1])
+class _Answer(NamedTuple):
+    """What the model says of an image."""
+
+    labels: list[str] | None  # those it is given, in the order of the classes; None where it is in exactly one class
+    ranked: list[tuple[str, float]]  # every class with its probability, the likeliest first
+
+    def shown(self, top: int | None) -> list[tuple[str, str]]:
+        """What the table has of it: the `top` likeliest; without, the class or the labels given."""
+        if top is None and self.labels is not None:
+            found = [(name, f"{value:.4f}") for name, value in self.ranked if name in self.labels]
+            return found or [("(no label)", "")]
+        return [(name, f"{value:.4f}") for name, value in self.ranked[: top or 1]]
+
+    def as_json(self, top: int | None) -> dict[str, Any]:
+        likeliest, probability = self.ranked[0]
+        said = {"class": likeliest, "probability": probability} if self.labels is None else {"labels": self.labels}
+        return {**said, "probabilities": dict(self.ranked[:top])}
 
 
-def _as_json(name: str, ranked: list[tuple[str, float]], top: int | None) -> str:
-    likeliest, probability = ranked[0]
-    entry = {"image": name, "class": likeliest, "probability": probability, "probabilities": dict(ranked[:top])}
-    return json.dumps(entry)
+def _answer(predictor: "Predictor", given: "Input") -> _Answer:
+    probabilities = predictor.predict_file(given.source)
+    ranked = sorted(zip(predictor.classes, probabilities.tolist(), strict=True), key=lambda pair: -pair[1])
+    return _Answer(None if predictor.thresholds is None else predictor.labels(probabilities), ranked)
 
 
 @app.command()
@@ -100,7 +113,7 @@ def check() -> None:
     if root is None:
         print(f"params.yaml is valid; 'dvc repro fetch' downloads {params.data.torchvision}: check again after it")
         return
-    made = plan.make(params, sources.scan(root), backbone, shutil.disk_usage(Path.cwd()).free)
+    made = plan.make(params, sources.scan(root, params.data.labels), backbone, shutil.disk_usage(Path.cwd()).free)
     display.print_plan(made, root)
 
 

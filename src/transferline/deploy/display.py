@@ -29,12 +29,18 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 def print_plan(plan: "Plan", root: Path) -> None:
     """Print what `transferline check` found."""
-    print(f"params.yaml is valid; {root} holds {plan.images} files in {len(plan.classes)} classes")
+    kind = "label" if plan.labels else "class"
+    held = f"with {len(plan.classes)} labels ({plan.labels})" if plan.labels else f"in {len(plan.classes)} classes"
+    print(f"params.yaml is valid; {root} holds {plan.images} files {held}")
     print_table(
-        ("class", ">files", ">share"),
+        (kind, ">files", ">share"),
         [(name, count, f"{count / plan.images:.1%}") for name, count in plan.classes.items()],
     )
-    origin = "from the folder's own split" if plan.own_split else "by shares; near duplicates stay together"
+    origin = (
+        f"from {plan.labels or 'the folder'}'s own split"
+        if plan.own_split
+        else "by shares; near duplicates stay together"
+    )
     splits = ", ".join(f"{count} {name}" for name, count in plan.splits.items())
     print(f"split: {splits} ({origin})\n")
     print_table(

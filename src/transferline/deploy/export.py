@@ -1,6 +1,7 @@
 """The classifier as one ONNX file that takes raw images, kept only if it does what evaluate reported."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,11 +16,11 @@ from transferline.deploy import parity
 
 
 class Deployed(nn.Module):
-    """What is deployed: preprocessing, classifier, temperature and softmax as one module.
+    """What is deployed: preprocessing, classifier, temperature and softmax (sigmoid, for label sets) as one module.
 
     Args:
         classifier: float32 [B, 3, S, S] of grey levels 0..255 -> logits float32 [B, C].
-        card: gives the size S and the way an image is made square.
+        card: gives the size S, the way an image is made square, and the task.
         temperature: divisor of the logits (Guo et al. 2017, arXiv 1706.04599).
     """
 
@@ -28,11 +29,13 @@ class Deployed(nn.Module):
         self.resize = Resize(card.input_size, card.resize)
         self.classifier = classifier
         self.temperature = temperature
+        self.multilabel = card.task == "multilabel"
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 [B, H, W, 3] -> probabilities and logits, both float32 [B, C]."""
         logits = self.classifier(self.resize(images))
-        return torch.softmax(logits / self.temperature, dim=1), logits
+        scaled = logits / self.temperature
+        return torch.sigmoid(scaled) if self.multilabel else torch.softmax(scaled, dim=1), logits
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,19 @@ class Lineage:
     mlflow_run_id: str
 
 
-def metadata(card: ModelCard, temperature: float, lineage: Lineage) -> dict[str, str]:
-    """What the file says of itself, as onnxruntime's `custom_metadata_map` gives it back."""
+def metadata(
+    card: ModelCard, temperature: float, lineage: Lineage, thresholds: Mapping[str, float] | None = None
+) -> dict[str, str]:
+    """What the file says of itself, as onnxruntime's `custom_metadata_map` gives it back.
+
+    Args:
+        thresholds: of each class, where an image may have several labels.
+    """
+    assert (card.task == "multilabel") == (thresholds is not None), "label sets, and only they, are cut at thresholds"
+    cuts = {"thresholds": json.dumps([thresholds[name] for name in card.classes])} if thresholds else {}
     return {
+        "task": card.task,
+        **cuts,
         "classes": json.dumps(card.classes, ensure_ascii=False),
         "backbone": card.backbone,
         "input_size": str(card.input_size),

@@ -1,9 +1,10 @@
 """The proof that the exported file does what evaluate reported, image by image, without torch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +14,15 @@ from transferline.artifacts import ManifestRow, Predictions
 from transferline.data import images
 from transferline.deploy.predictor import Predictor
 from transferline.errors import UserError
+from transferline.labelsets import join, names_of
 from transferline.sections import Export
 
 Probabilities = npt.NDArray[np.float32]
+Thresholds = npt.NDArray[np.float64]
 _BATCH_PIXELS = 32_000_000  # resizing them takes some 15 bytes a pixel: 480 MB for this many
 _DIGITS = 9  # below float32's resolution of a probability
 _SHOWN = 5
+_NONE = "(no label)"
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,10 @@ class Difference:
     """An image on which the exported model and evaluate disagree."""
 
     path: str
-    evaluate_class: str
-    evaluate_probability: float  # of evaluate's class
+    evaluate_class: str  # in multi-label data, the joined set
+    evaluate_probability: float  # of evaluate's class; of the label most in doubt
     onnx_class: str
-    onnx_probability: float  # of the exported model's class
+    onnx_probability: float  # of the exported model's class; of the label most in doubt
     difference: float  # the largest over the classes
 
 
@@ -51,8 +55,8 @@ class Parity:
         if self.passed:
             return
         worst = "".join(
-            f"\n    {entry.path}: evaluate {entry.evaluate_class} {entry.evaluate_probability:.4f}, "
-            f"onnx {entry.onnx_class} {entry.onnx_probability:.4f}, difference {entry.difference:.2g}"
+            f"\n    {entry.path}: evaluate {entry.evaluate_class or _NONE} {entry.evaluate_probability:.4f}, "
+            f"onnx {entry.onnx_class or _NONE} {entry.onnx_probability:.4f}, difference {entry.difference:.2g}"
             for entry in self.mismatches[:_SHOWN]
         )
         raise UserError(
@@ -95,7 +99,8 @@ def verify(model: Path, reference: Reference) -> Parity:
     if predictions.classes != predictor.classes:
         raise UserError("evaluate's predictions are not of the model's classes", "run 'dvc repro'")
     replayed = replay(predictor, reference.root, test, reference.options.batch_size)
-    return compare(np.stack([replayed[path] for path in predictions.paths], axis=1), predictions, reference.options)
+    probabilities = np.stack([replayed[path] for path in predictions.paths], axis=1)
+    return compare(probabilities, predictions, reference.options, predictor.thresholds)
 
 
 def replay(predictor: Predictor, root: Path, rows: Sequence[ManifestRow], batch_size: int) -> dict[str, Probabilities]:
@@ -133,31 +138,24 @@ def decode(root: Path, row: ManifestRow) -> npt.NDArray[np.uint8]:
     return pixels
 
 
-def compare(replayed: npt.NDArray[np.float32], predictions: Predictions, options: Export) -> Parity:
+def compare(
+    replayed: Probabilities, predictions: Predictions, options: Export, thresholds: Thresholds | None = None
+) -> Parity:
     """Hold probabilities float32 [2, N, C] of the exported model against evaluate's.
 
     An image agrees where, alone and in a batch, no probability is off by more than the tolerance and
     the class is evaluate's; another class is a tie where evaluate gave it the same probability but for
-    `tie`.
+    `tie`. With `thresholds` float64 [C], the set of labels must be evaluate's; another set is a tie where
+    evaluate's probability of each label that differs lies within `tie` of its threshold.
     """
     replayed = np.nan_to_num(replayed, nan=-1.0)  # further off than any probability, where NaN would pass for equal
     every = np.arange(len(predictions.paths))
-    expected = np.array([predictions.classes.index(name) for name in predictions.predicted])
-    found = replayed.argmax(axis=2)
-    other = found != expected
-    gap = predictions.probabilities[every, expected] - predictions.probabilities[every, found]
+    judge = _one_class(predictions, replayed) if thresholds is None else _label_sets(predictions, replayed, thresholds)
     difference = np.abs(replayed - predictions.probabilities).max(axis=2)
-    bad = (difference > options.tolerance) | (other & (gap > options.tie))
-    worse = (difference + other + bad).argmax(axis=0)  # of batch 1 and N, the one to show
+    bad = (difference > options.tolerance) | (judge.other & (judge.gap > options.tie))
+    worse = (difference + judge.other + bad).argmax(axis=0)  # of batch 1 and N, the one to show
     entries = {
-        i: Difference(
-            path=predictions.paths[i],
-            evaluate_class=predictions.classes[expected[i]],
-            evaluate_probability=_rounded(predictions.probabilities[i, expected[i]]),
-            onnx_class=predictions.classes[found[worse[i], i]],
-            onnx_probability=_rounded(replayed[worse[i], i, found[worse[i], i]]),
-            difference=_rounded(difference[:, i].max()),
-        )
+        i: judge.describe(int(worse[i]), int(i), _rounded(difference[:, i].max()))
         for i in sorted(every, key=lambda i: (-difference[:, i].max(), predictions.paths[i]))
     }
     return Parity(
@@ -168,8 +166,59 @@ def compare(replayed: npt.NDArray[np.float32], predictions: Predictions, options
         max_difference_batch_n=_rounded(difference[1].max()),
         tolerance=options.tolerance,
         mismatches=[entry for i, entry in entries.items() if bad[:, i].any()],
-        ties=[entry for i, entry in entries.items() if other[:, i].any() and not bad[:, i].any()],
+        ties=[entry for i, entry in entries.items() if judge.other[:, i].any() and not bad[:, i].any()],
     )
+
+
+class _Judge(NamedTuple):
+    """What the two models answer; both arrays are [2, N]."""
+
+    other: npt.NDArray[np.bool_]  # the answers differ
+    gap: npt.NDArray[np.floating]  # how far evaluate was from the other answer
+    describe: Callable[[int, int, float], Difference]  # of a batch size, an image and the largest difference
+
+
+def _one_class(predictions: Predictions, replayed: Probabilities) -> _Judge:
+    every, stated = np.arange(len(predictions.paths)), predictions.probabilities
+    expected = np.array([predictions.classes.index(name) for name in predictions.predicted])
+    found = replayed.argmax(axis=2)
+
+    def describe(batch: int, image: int, difference: float) -> Difference:
+        wanted, given = expected[image], found[batch, image]
+        return Difference(
+            path=predictions.paths[image],
+            evaluate_class=predictions.classes[wanted],
+            evaluate_probability=_rounded(stated[image, wanted]),
+            onnx_class=predictions.classes[given],
+            onnx_probability=_rounded(replayed[batch, image, given]),
+            difference=difference,
+        )
+
+    return _Judge(found != expected, stated[every, expected] - stated[every, found], describe)
+
+
+def _label_sets(predictions: Predictions, replayed: Probabilities, thresholds: Thresholds) -> _Judge:
+    """The probabilities described are those of the label that is most in doubt: first of those that differ."""
+    stated, classes = predictions.probabilities, predictions.classes
+    sets = [set(names_of(text, multilabel=True)) for text in predictions.predicted]
+    expected = np.array([[name in given for name in classes] for given in sets])
+    found = replayed >= thresholds
+    other = found != expected
+    gap = np.where(other, np.abs(stated - thresholds), 0.0).max(axis=2)
+
+    def describe(batch: int, image: int, difference: float) -> Difference:
+        worst = int((np.abs(replayed[batch, image] - stated[image]) + other[batch, image]).argmax())
+        given = join(classes[index] for index in np.flatnonzero(found[batch, image]))
+        return Difference(
+            path=predictions.paths[image],
+            evaluate_class=predictions.predicted[image],
+            evaluate_probability=_rounded(stated[image, worst]),
+            onnx_class=given,
+            onnx_probability=_rounded(replayed[batch, image, worst]),
+            difference=difference,
+        )
+
+    return _Judge(other.any(axis=2), gap, describe)
 
 
 def _rounded(value: np.floating) -> float:

@@ -29,7 +29,9 @@ class Work:
 class Plan:
     """The answer of `transferline check`; counts are of files, before prepare has looked into them."""
 
-    classes: dict[str, int]
+    images: int
+    classes: dict[str, int]  # files of each; with `labels`, a file may be in several, or in none
+    labels: str | None  # the CSV of labels
     splits: dict[SplitName, int]  # but for near duplicates, which stay together
     own_split: bool
     input_size: int
@@ -39,10 +41,6 @@ class Plan:
     work: list[Work]
     warnings: list[str]
 
-    @property
-    def images(self) -> int:
-        return sum(self.classes.values())
-
 
 def make(params: Params, layout: Layout, backbone: Spec, free_bytes: int) -> Plan:
     """Plan a run on the files of `layout`.
@@ -50,14 +48,16 @@ def make(params: Params, layout: Layout, backbone: Spec, free_bytes: int) -> Pla
     Raises:
         UserError: a class has too few images, a freeze depth is beyond the backbone, or the weights are missing.
     """
-    sources.require_enough(layout.classes, params.prepare.min_images_per_class)
+    sources.require_enough(layout.classes, params.prepare.min_images_per_class, labels=layout.labels)
     _require_depth(params, backbone)
     _require_weights(params.model.weights)
     splits = split_counts(params, layout)
     size = params.model.input_size or backbone.input_size
     array_bytes = array_size(splits, 0 if params.augment.online else params.augment.views, size)
     return Plan(
+        images=len(layout.files),
         classes=layout.classes,
+        labels=layout.labels,
         splits=splits,
         own_split=bool(layout.splits),
         input_size=size,
@@ -149,7 +149,8 @@ def _warnings(
     if max(params.tune.search.batch_size) > splits["train"]:
         found.append(f"tune.search.batch_size goes beyond the {splits['train']} training images")
     if layout.strays:
-        found.append(f"{len(layout.strays)} files are outside every class folder and are left out: {layout.strays[0]}")
+        where = f"not in {layout.labels}" if layout.labels else "outside every class folder"
+        found.append(f"{len(layout.strays)} files are {where} and are left out: {layout.strays[0]}")
     if array_bytes > free_bytes:
         found.append("the arrays do not fit on the disk: lower augment.views or model.input_size")
     return found

@@ -27,6 +27,8 @@ class Predictor:
 
     Attributes:
         classes: C class names, in the order of the probabilities.
+        thresholds: float64 [C], where an image may have several labels: it has those whose probability is at
+            least their threshold. None where an image is in exactly one class.
         metadata: what the export stage wrote into the file.
         device: `cuda` or `cpu`.
 
@@ -41,6 +43,8 @@ class Predictor:
         if "classes" not in self.metadata:
             raise UserError(f"{path} carries no class names", "give a model that Transferline's export stage wrote")
         self.classes: list[str] = json.loads(self.metadata["classes"])
+        cuts = self.metadata.get("thresholds")
+        self.thresholds = None if cuts is None else np.array(json.loads(cuts), dtype=np.float64)
 
     def predict(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Probabilities float32 [B, C] of RGB images uint8 [B, H, W, 3] of one size, whatever it is."""
@@ -52,6 +56,12 @@ class Predictor:
         """Probabilities float32 [C] of an image file, or of its content. Raises what `images.decode` raises."""
         pixels = images.decode(source, max_pixels=_MAX_PIXELS)
         return np.asarray(self.predict(pixels[np.newaxis])[0])
+
+    def labels(self, probabilities: npt.NDArray[np.floating]) -> list[str]:
+        """The classes of an image with these probabilities [C]: the likeliest one, or those at their thresholds."""
+        if self.thresholds is None:
+            return [self.classes[int(probabilities.argmax())]]
+        return [self.classes[index] for index in np.flatnonzero(probabilities >= self.thresholds)]
 
 
 def _open(path: Path) -> onnxruntime.InferenceSession:

@@ -3,6 +3,8 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -17,10 +19,24 @@ from transferline.evaluation.outcome import Curve, Floats, Labels, Outcome
 
 INK, MUTED, BLUE, RED = "#1f2933", "#8a94a0", "#2f6394", "#c0492f"
 LABEL_LENGTH = 26  # characters of a class name that a picture has room for
+NONE = "no label"
 CAPTION_LENGTH = 18  # and those that a tile of the gallery has
 NUMBERED_CLASSES = 30  # a confusion matrix of more classes is shown by colour alone
 NAMED_CURVES = 10  # of more classes, only the worst curves are named
 GALLERY_COLUMNS = 6
+
+
+class Words(NamedTuple):
+    """What the axes of the reliability diagrams are called."""
+
+    stated: str
+    true: str
+    mean: str
+    counted: str
+
+
+IMAGES = Words("confidence (probability of the predicted class)", "accuracy", "mean confidence", "images")
+DECISIONS = Words("probability of a label", "share that has it", "mean probability", "images x labels")
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -30,12 +46,11 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def write_confusion_csv(outcome: Outcome, path: Path) -> None:
-    """One row an image: the columns that `dvc plots show` counts into a matrix."""
+    """The pairs that `dvc plots show` counts into a matrix."""
     with atomic(path) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["actual", "predicted"])
-        pairs = zip(outcome.labels, outcome.predicted, strict=True)
-        writer.writerows([outcome.classes[actual], outcome.classes[predicted]] for actual, predicted in pairs)
+        writer.writerows(outcome.confusion_rows())
 
 
 def draw_confusion(counts: Labels, classes: Sequence[str]) -> Figure:
@@ -75,29 +90,55 @@ def _write_counts(axes: Axes, counts: Labels, shares: Floats) -> None:
         axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=font, fontweight=weight)
 
 
-def draw_reliability(before: Reliability, after: Reliability, temperature: float) -> Figure:
-    """Accuracy over confidence before and after temperature scaling, above how often each occurs."""
+def draw_tallies(tallies: Labels, classes: Sequence[str]) -> Figure:
+    """Per label, a bar of what was found and what was missed, and one of false alarms; `tallies` is int64 [C, 3]."""
+    height = float(np.clip(1.8 + 0.42 * len(classes), 3.2, 30))
+    figure = Figure(figsize=(9, height), layout="constrained")
+    axes = figure.add_subplot()
+    places, (found, missed, false) = np.arange(len(classes)), tallies.T
+    bars = (
+        (found, 0, BLUE, f"found ({found.sum()})"),
+        (missed, found, MUTED, f"missed ({missed.sum()})"),
+        (false, found + missed, RED, f"false alarms ({false.sum()})"),
+    )
+    for counts, left, colour, label in bars:
+        axes.barh(places, counts, left=left, height=0.7, color=colour, label=label)
+    for place, row in zip(places, tallies, strict=True):
+        text = " · ".join(map(str, row))
+        axes.annotate(text, (row.sum(), place), (4, 0), textcoords="offset points", va="center", fontsize=9, color=INK)
+    axes.set_yticks(places, [_shown(name) for name in classes])
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(tallies.sum(axis=1).max(), 1) * 1.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), fontsize=9)
+    axes.set_xlabel("images", color=INK)
+    figure.suptitle("What was found of each label, test split", color=INK, fontsize=13)
+    return figure
+
+
+def draw_reliability(before: Reliability, after: Reliability, temperature: float, words: Words = IMAGES) -> Figure:
+    """What came true over what was stated before and after temperature scaling, above how often each occurs."""
     figure = Figure(figsize=(9.4, 5.4), layout="constrained")
     grid = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=[3, 1])
     figure.suptitle("Reliability, test split", color=INK, fontsize=13)
     titles = ("before temperature scaling", f"after (temperature {temperature:.3f})")
     for column, (bins, title) in enumerate(zip((before, after), titles, strict=True)):
-        _draw_bins(grid[0, column], bins, f"{title}\nECE {bins.error:.4f}")
+        _draw_bins(grid[0, column], bins, words, f"{title}\nECE {bins.error:.4f}")
         width = 1 / len(bins.counts)
         grid[1, column].bar(_centres(bins), bins.counts / bins.counts.sum(), width=0.94 * width, color=MUTED)
-        grid[1, column].set_xlabel("confidence (probability of the predicted class)")
+        grid[1, column].set_xlabel(words.stated)
         grid[1, column].spines[["top", "right"]].set_visible(False)
         grid[1, column].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    grid[0, 0].set_ylabel("accuracy")
-    grid[1, 0].set_ylabel("images")
+    grid[0, 0].set_ylabel(words.true)
+    grid[1, 0].set_ylabel(words.counted)
     return figure
 
 
-def _draw_bins(axes: Axes, bins: Reliability, title: str) -> None:
+def _draw_bins(axes: Axes, bins: Reliability, words: Words, title: str) -> None:
     filled, width = bins.counts > 0, 0.94 / len(bins.counts)
     centres, accuracy, confidence = _centres(bins)[filled], bins.accuracy[filled], bins.confidence[filled]
-    axes.bar(centres, accuracy, width=width, color=BLUE, alpha=0.75, label="accuracy")
-    axes.hlines(confidence, centres - width / 2, centres + width / 2, color=RED, linewidth=2.5, label="mean confidence")
+    axes.bar(centres, accuracy, width=width, color=BLUE, alpha=0.75, label=words.true)
+    axes.hlines(confidence, centres - width / 2, centres + width / 2, color=RED, linewidth=2.5, label=words.mean)
     axes.plot([0, 1], [0, 1], linestyle="--", linewidth=1, color=INK, label="perfectly calibrated")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
@@ -121,6 +162,9 @@ def draw_pr_curves(curves: Sequence[Curve]) -> Figure:
         axes.step(curve.recall, curve.precision, where="post", color=MUTED, linewidth=0.6, alpha=0.6)
     for curve, colour in zip(ranked, mpl.color_sequences["tab10"], strict=False):
         label = f"{curve.average_precision:.4f}  {_shown(curve.name)}"
+        if curve.mark:
+            label += f" (cut at {curve.mark.threshold:.2f})"
+            axes.plot(curve.mark.recall, curve.mark.precision, "o", color=colour, markeredgecolor=INK, clip_on=False)
         axes.step(curve.recall, curve.precision, where="post", color=colour, linewidth=1.8, label=label)
     axes.set_xlim(0, 1.01)
     axes.set_ylim(0, 1.02)
@@ -152,13 +196,20 @@ def draw_mistakes(outcome: Outcome, images: npt.NDArray[np.uint8], limit: int) -
 
 
 def _draw_mistake(axes: Axes, image: npt.NDArray[np.uint8], number: int, outcome: Outcome, row: int) -> None:
-    actual, predicted = outcome.classes[outcome.labels[row]], outcome.classes[outcome.predicted[row]]
     axes.imshow(image)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_color(MUTED)
-    axes.set_title(f"{number}. {_shown(actual, CAPTION_LENGTH)}", color=INK, fontsize=9)
-    axes.set_xlabel(f"{_shown(predicted, CAPTION_LENGTH)}  {outcome.confidences[row]:.1%}", color=RED, fontsize=9)
+    actual, predicted = _caption(outcome.names(outcome.members[row])), _caption(outcome.names(outcome.calls[row]))
+    axes.set_title(f"{number}. {actual}", color=INK, fontsize=9)
+    axes.set_xlabel(f"{predicted}  {outcome.confidences[row]:.1%}", color=RED, fontsize=9)
+
+
+def _caption(names: Sequence[str]) -> str:
+    """A class name cut to what fits, or a set of them in two lines."""
+    if len(names) == 1:
+        return _shown(names[0], CAPTION_LENGTH)
+    return fill(_shown(", ".join(names) or NONE, 2 * CAPTION_LENGTH), CAPTION_LENGTH + 4)
 
 
 def _message(text: str) -> Figure:

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
 
 from transferline.artifacts import Arrays, Best, ModelCard, SplitName, write_text
 from transferline.evaluation import metrics, pictures
 from transferline.evaluation.calibration import reliability
+from transferline.evaluation.multiclass import Multiclass
+from transferline.evaluation.multilabel import Multilabel
 from transferline.evaluation.outcome import Outcome
 from transferline.sections import Evaluate
 
@@ -37,14 +40,14 @@ def write(
         scores: as metrics.evaluate gives them.
     """
     _write_pictures(folder, outcome, splits["test"], options)
-    size = len(outcome.classes)
     text = (
         _environment()
-        .get_template("report.html")
+        .get_template("multilabel.html" if outcome.multilabel else "report.html")
         .render(
             scores=scores,
             summary=_summary(outcome),
-            splits={name: np.bincount(part.labels, minlength=size).tolist() for name, part in splits.items()},
+            splits={name: part.counts.tolist() for name, part in splits.items()},
+            images={name: len(part.labels) for name, part in splits.items()},
             mistakes=_mistakes(outcome, splits["test"].paths, options.gallery),
             configuration=_configuration(card, best),
             pictures={name: _embedded(folder / name) for name in PICTURES},
@@ -54,17 +57,27 @@ def write(
 
 
 def _write_pictures(folder: Path, outcome: Outcome, test: Arrays, options: Evaluate) -> None:
-    before = reliability(outcome.uncalibrated, outcome.labels, options.calibration_bins)
-    after = reliability(outcome.probabilities, outcome.labels, options.calibration_bins)
+    before, after = (
+        reliability(*outcome.decisions(stated), options.calibration_bins)
+        for stated in (outcome.uncalibrated, outcome.probabilities)
+    )
+    words = pictures.DECISIONS if outcome.multilabel else pictures.IMAGES
     figures = (
-        pictures.draw_confusion(metrics.confusion(outcome), outcome.classes),
-        pictures.draw_reliability(before, after, outcome.temperature),
+        _draw_confusion(outcome),
+        pictures.draw_reliability(before, after, outcome.temperature, words),
         pictures.draw_pr_curves(metrics.precision_recall_curves(outcome)),
         pictures.draw_mistakes(outcome, test.images[:, 0], options.gallery),
     )
     for name, figure in zip(PICTURES, figures, strict=True):
         pictures.save(figure, folder / name)
     pictures.write_confusion_csv(outcome, folder / "confusion.csv")
+
+
+def _draw_confusion(outcome: Outcome) -> Figure:
+    if isinstance(outcome, Multilabel):
+        return pictures.draw_tallies(outcome.tallies, outcome.classes)
+    assert isinstance(outcome, Multiclass)
+    return pictures.draw_confusion(outcome.confusion, outcome.classes)
 
 
 def headline(scores: Mapping[str, Any]) -> str:
@@ -87,25 +100,40 @@ def _environment() -> Environment:
 
 
 def _summary(outcome: Outcome) -> dict[str, Any]:
-    """What the sentences at the top say: how many are wrong, and which pair of classes is confused most."""
-    pairs, counts = np.unique(
-        np.stack([outcome.labels, outcome.predicted])[:, outcome.mistakes], axis=1, return_counts=True
-    )
-    summary: dict[str, Any] = {"wrong": len(outcome.mistakes), "confused": None}
-    if len(counts):
-        worst = int(counts.argmax())
-        actual, predicted = (outcome.classes[index] for index in pairs[:, worst])
-        summary["confused"] = {"actual": actual, "predicted": predicted, "images": int(counts[worst])}
+    """What the sentences at the top say: how many images are wrong, and what goes wrong most."""
+    cells = outcome.cells()
+    wrong = (cells.actual != cells.predicted).any(axis=1)
+    summary: dict[str, Any] = {"wrong": int(cells.counts[wrong].sum()), "confused": None}
+    if isinstance(outcome, Multilabel):
+        return summary | _hardest_label(outcome)
+    if wrong.any():
+        worst = int(np.where(wrong, cells.counts, 0).argmax())
+        (actual,), (predicted,) = outcome.names(cells.actual[worst]), outcome.names(cells.predicted[worst])
+        summary["confused"] = {"actual": actual, "predicted": predicted, "images": int(cells.counts[worst])}
     return summary
 
 
+def _hardest_label(outcome: Multilabel) -> dict[str, Any]:
+    """The label with the most wrong decisions; how many of all decisions are right."""
+    _, missed, false = outcome.tallies.T
+    hardest, decisions = int((missed + false).argmax()), outcome.labels.size
+    return {
+        "decisions": decisions,
+        "right": decisions - int((missed + false).sum()),
+        "hardest": outcome.classes[hardest],
+        "missed": int(missed[hardest]),
+        "false": int(false[hardest]),
+    }
+
+
 def _mistakes(outcome: Outcome, paths: list[str], limit: int) -> list[dict[str, Any]]:
+    members, calls, confidences = outcome.members, outcome.calls, outcome.confidences
     return [
         {
             "path": paths[row],
-            "actual": outcome.classes[outcome.labels[row]],
-            "predicted": outcome.classes[outcome.predicted[row]],
-            "probability": outcome.confidences[row],
+            "actual": ", ".join(outcome.names(members[row])) or pictures.NONE,
+            "predicted": ", ".join(outcome.names(calls[row])) or pictures.NONE,
+            "probability": confidences[row],
         }
         for row in outcome.mistakes[:limit]
     ]

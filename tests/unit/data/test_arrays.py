@@ -1,4 +1,5 @@
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +150,25 @@ def test_examples_are_drawn_from_a_stored_image_and_repeat_themselves(rows, tmp_
     assert [view.shape for view in first] == [(32, 32, 3)] * 3
     assert len({view.tobytes() for view in (image, *first, *other)}) == 7
     np.testing.assert_array_equal(first, again)
+
+
+def test_label_sets_are_stored_as_flags_and_come_back_as_names(rows, tmp_path):
+    sets = ["a;b", "", "b", "a", "a;b", "b", "", "a"]
+    given = [row._replace(label=label) for row, label in zip(rows, sets, strict=True)]
+    folder = write(given, tmp_path, "out", replace(RECIPE, multilabel=True))
+    for split in ("train", "val", "test"):
+        stored, part = read_arrays(split, folder), [row for row in given if row.split == split]
+        assert stored.multilabel
+        assert (stored.labels.dtype, stored.labels.shape) == (np.int64, (len(part), 2))
+        assert stored.classes == ["a", "b"]
+        assert [";".join(stored.names(index)) for index in range(len(part))] == [row.label for row in part]
+        assert stored.counts.tolist() == [sum(name in row.label for row in part) for name in "ab"]
+    pictures.preview(read_arrays("train", folder), tmp_path / "preview.png")
+    assert (tmp_path / "preview.png").stat().st_size > 0
+
+
+def test_a_class_with_a_semicolon_stays_one_class_in_folders(rows, tmp_path):
+    given = [row._replace(label=f"{row.label};x") for row in rows]
+    stored = read_arrays("train", write(given, tmp_path, "out"))
+    assert (stored.multilabel, stored.classes) == (False, ["a;x", "b;x"])
+    assert stored.counts.tolist() == [2, 2]

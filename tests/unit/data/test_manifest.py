@@ -134,6 +134,71 @@ def test_no_usable_image_at_all_is_said(tmp_path):
         build(tmp_path)
 
 
+def labelled(root: Path, sets: list[str], extra: str = "") -> Path:
+    """An image a set of labels, and the CSV that says so."""
+    for index in range(len(sets)):
+        add(root, f"{index:03}.png", noise(index))
+    rows = "".join(f"{index:03}.png,{label}\n" for index, label in enumerate(sets))
+    (root / "labels.csv").write_text(f"path,labels\n{rows}{extra}")
+    return root
+
+
+def build_labelled(root: Path, **prepare: int) -> manifest.Prepared:
+    return manifest.build(sources.scan(root, "labels.csv"), Split(), Prepare(**prepare), seed=1)
+
+
+def test_label_sets_stand_in_the_manifest_and_every_label_is_in_every_split(tmp_path):
+    root = labelled(tmp_path, ["b;a", "a", "", "b"] * 8 + ["rare;a"] * 3)
+    prepared = build_labelled(root)
+    assert [row.label for row in prepared.rows[:4]] == ["a;b", "a", "", "b"]
+    assert prepared.multilabel
+    places = {(name, row.split) for row in prepared.rows for name in prepared.names(row)}
+    assert len(places) == 3 * 3
+    summary = prepared.summary()
+    assert (summary["classes"], summary["unlabelled"], summary["images"]) == (3, 8, 35)
+    assert "unlabelled" not in build(make(tmp_path / "folders", {"a": 5, "b": 5})).summary()
+
+
+def test_one_image_under_two_label_sets_is_quarantined_twice(tmp_path):
+    root = labelled(tmp_path, ["a;b", "a", "b"] * 4, extra="same.bmp,a\nblank.bmp,\n")
+    Image.fromarray(noise(0)).save(root / "same.bmp")
+    Image.fromarray(noise(0)).save(root / "blank.bmp")
+    add(root, "equal.bmp", noise(1))
+    (root / "labels.csv").write_text((root / "labels.csv").read_text() + "equal.bmp,a\n")
+    assert build_labelled(root).quarantine == [
+        ("000.png", "conflicting labels: also in a, no label"),
+        ("blank.bmp", "conflicting labels: also in a, a;b"),
+        ("same.bmp", "conflicting labels: also in a;b, no label"),
+    ]
+
+
+def test_usable_images_are_counted_per_label(tmp_path):
+    root = labelled(tmp_path, ["a;b", "a;b", "a", "a"])
+    with pytest.raises(UserError, match=r"class 'b' has 2 usable images; 3 are needed\n.*out of labels\.csv"):
+        build_labelled(root)
+
+
+def test_a_split_in_the_csv_is_kept(tmp_path):
+    parts = ["train", "val", "test"] * 4
+    root = labelled(tmp_path, ["a;b"] * 12)
+    lines = (root / "labels.csv").read_text().splitlines()
+    named = [f"{line},{part}" for line, part in zip(lines, ["split", *parts], strict=True)]
+    (root / "labels.csv").write_text("\n".join(named))
+    assert [row.split for row in build_labelled(root).rows] == parts
+
+
+def test_reports_of_label_sets_count_images_once_a_label(tmp_path):
+    root = labelled(tmp_path / "in", ["a;b", "a", "", "b"] * 6)
+    prepared = build_labelled(root)
+    reports.write_prepare(prepared, root, tmp_path / "out")
+    counts = list(csv.DictReader((tmp_path / "out" / "counts.csv").read_text().splitlines()))
+    assert {row["class"]: int(row["train"]) + int(row["val"]) + int(row["test"]) for row in counts} == {
+        "a": 12,
+        "b": 12,
+    }
+    assert (tmp_path / "out" / "samples.png").stat().st_size > 0
+
+
 def test_the_reports_are_written_the_same_twice(tmp_path):
     root = make(tmp_path / "in", {"a": 6, "$b$": 6})
     add(root, "a/copy.png", noise(0))

@@ -106,3 +106,66 @@ def test_too_small_a_class_is_named_with_what_it_lacks():
     sources.require_enough({"a": 3, "b": 5}, 3)
     with pytest.raises(UserError, match="class 'a' has 3 usable images; 4 are needed\n  add 1 images"):
         sources.require_enough({"a": 3, "b": 5}, 4)
+
+
+def labelled(root: Path, text: str) -> Path:
+    """Three images in a folder, and beside them a CSV."""
+    touch(root, "images/1.png", "images/2.png", "images/3.png", "images/.hidden", "notes/readme.md")
+    (root / "labels.csv").write_text(text)
+    return root
+
+
+def test_a_csv_of_labels_names_the_images(tmp_path):
+    text = "path,labels\nimages/2.png,dog;cat\nimages/1.png,dog\n"
+    layout = sources.scan(labelled(tmp_path, text), "labels.csv")
+    assert [(file.path, file.label) for file in layout.files] == [("images/1.png", "dog"), ("images/2.png", "cat;dog")]
+    assert layout.classes == {"cat": 1, "dog": 2}
+    assert layout.strays == ["images/3.png", "notes/readme.md"]
+    assert (layout.multilabel, layout.labels, layout.splits, layout.total_bytes) == (True, "labels.csv", (), 10)
+
+
+def test_the_csv_may_be_given_by_its_path_and_lie_deeper(tmp_path, monkeypatch):
+    root = labelled(tmp_path / "data", "path,cat,dog\nimages/1.png,1,0\nimages/2.png,0,1\n")
+    (root / "meta").mkdir()
+    (root / "labels.csv").rename(root / "meta" / "all.csv")
+    monkeypatch.chdir(tmp_path)
+    for given in ("meta/all.csv", "data/meta/all.csv", str(root / "meta" / "all.csv")):
+        layout = sources.scan(Path("data"), given)
+        assert layout.labels == "meta/all.csv"
+        assert "meta/all.csv" not in layout.strays
+
+
+def test_a_column_of_splits_is_the_users_own_split(tmp_path):
+    rows = "path,labels,split\nimages/1.png,a,train\nimages/2.png,b,{}\nimages/3.png,a;b,train\n"
+    assert sources.scan(labelled(tmp_path, rows.format("test")), "labels.csv").splits == ("train", "test")
+    with pytest.raises(UserError, match=r"names no image of test\n.*val is taken out of train"):
+        sources.scan(labelled(tmp_path, rows.format("val")), "labels.csv")
+
+
+def test_missing_images_are_counted_and_the_first_are_named(tmp_path):
+    text = "path,labels\nimages/1.png,a;b\n" + "".join(f"images/x{n}.png,a\n" for n in range(5))
+    expected = r"names 5 of 6 images that do not exist: 'images/x0.png' \(line 3\), .* and 2 more\n.*relative to"
+    with pytest.raises(UserError, match=expected):
+        sources.scan(labelled(tmp_path, text), "labels.csv")
+
+
+def test_a_csv_that_is_not_there_or_not_inside_the_folder_is_refused(tmp_path):
+    root = labelled(tmp_path / "data", "path,labels\nimages/1.png,a;b\n")
+    with pytest.raises(UserError, match=r"'label.csv' does not exist in .*\n.*did you mean 'labels.csv'"):
+        sources.scan(root, "label.csv")
+    outside = tmp_path / "outside.csv"
+    outside.write_text("path,labels\nimages/1.png,a;b\n")
+    with pytest.raises(UserError, match=r"is not inside data.root.*\n.*DVC"):
+        sources.scan(root, str(outside))
+
+
+@pytest.mark.parametrize("paths", [["1.png"], ["images/1.png"], ["train/1.png", "test/2.png"]])
+def test_a_folder_with_labels_and_no_classes_is_told_of_the_key(tmp_path, paths):
+    touch(tmp_path, *paths, "labels.csv", "another.csv")
+    with pytest.raises(UserError, match=r"file of labels, labels\.csv.*\n  set data\.labels: labels\.csv"):
+        sources.scan(tmp_path)
+
+
+def test_too_small_a_label_is_to_be_taken_out_of_the_csv():
+    with pytest.raises(UserError, match=r"take the label out of labels\.csv"):
+        sources.require_enough({"a": 3, "b": 5}, 4, labels="labels.csv")

@@ -58,6 +58,12 @@ def test_the_seed_decides_and_neither_order_nor_group_numbers_do():
 
 
 def test_a_split_without_a_class_is_refused():
-    split.require_every_class(["a"] * 3, ["train", "val", "test"], [0, 1, 2])
+    split.require_every_class([["a"]] * 3, ["train", "val", "test"], [0, 1, 2])
     with pytest.raises(UserError, match="class 'a' has no image in test: it has 3 usable images, in 2 groups"):
-        split.require_every_class(["a"] * 3, ["train", "train", "val"], [0, 0, 1])
+        split.require_every_class([["a"]] * 3, ["train", "train", "val"], [0, 0, 1])
+
+
+def test_every_label_of_an_image_counts_for_its_split():
+    sets = [["a", "b"], ["a"], ["b"], []]
+    with pytest.raises(UserError, match="class 'a' has no image in test: it has 2 usable images, in 2 groups"):
+        split.require_every_class(sets, ["train", "val", "test", "test"], [0, 1, 2, 3])

@@ -1,7 +1,6 @@
 """A tiny classifier, exported once, and a small test split that it predicts."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from transferline import labelsets
 from transferline.artifacts import ManifestRow, ModelCard, Predictions
 from transferline.data.images import decode
 from transferline.deploy import export, parity
@@ -17,6 +17,7 @@ from transferline.sections import Export
 
 SIZES = [(40, 60), (40, 60), (40, 60), (61, 33), (50, 50), (19, 23)]  # height, width
 CLASSES = ["blau", "grün", "rot"]
+THRESHOLDS = {"blau": 0.5, "grün": 0.35, "rot": 0.625}
 
 
 class TinyClassifier(nn.Module):
@@ -59,16 +60,29 @@ def predict(deployed: export.Deployed, images: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
-    root = tmp_path_factory.mktemp("line")
-    deployed = make_deployed()
-    properties = export.metadata(make_card(), 1.7, export.Lineage("c0ffee", "5ha", "run"))
+def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
+    return _made(tmp_path_factory.mktemp("line"), make_card(), None)
+
+
+@pytest.fixture(scope="session")
+def labelled_line(tmp_path_factory: pytest.TempPathFactory) -> Line:
+    """The same of a classifier that gives any number of labels."""
+    return _made(tmp_path_factory.mktemp("labelled"), replace(make_card(), task="multilabel"), THRESHOLDS)
+
+
+def _made(root: Path, card: ModelCard, thresholds: dict[str, float] | None) -> Line:
+    deployed = export.Deployed(TinyClassifier(), card, 1.7).eval()
+    properties = export.metadata(card, 1.7, export.Lineage("c0ffee", "5ha", "run"), thresholds)
     model = root / "model.onnx"
     export.write_onnx(deployed, model, 20, properties)
     rows = _write_images(root / "data")
     tested = [row for row in rows if row.split == "test"]
     probabilities = np.concatenate([predict(deployed, decode(root / "data" / row.path)[None]) for row in tested])
-    predicted = [CLASSES[index] for index in probabilities.argmax(axis=1)]
+    if thresholds:
+        cut = probabilities >= np.array([thresholds[name] for name in CLASSES])
+        predicted = [labelsets.join(np.array(CLASSES)[row]) for row in cut]
+    else:
+        predicted = [CLASSES[index] for index in probabilities.argmax(axis=1)]
     predictions = Predictions(
         [row.path for row in tested], [row.label for row in tested], predicted, probabilities, CLASSES
     )

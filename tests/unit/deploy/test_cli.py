@@ -50,6 +50,33 @@ def test_top_keeps_the_likeliest_classes(line: Line) -> None:
     assert all(CLASSES[index] in _run("predict", line.model, path, "--top", 2).stdout for index in likeliest)
 
 
+def test_label_sets_are_printed_a_row_a_label_likeliest_first(labelled_line: Line) -> None:
+    predictions = labelled_line.reference.predictions
+    for path, expected, row in zip(predictions.paths, predictions.predicted, predictions.probabilities, strict=True):
+        result = _run("predict", labelled_line.model, labelled_line.reference.root / path)
+        assert result.exit_code == 0
+        assert "label" in result.stdout
+        found = [name for text in result.stdout.splitlines() for name in CLASSES if f" {name} " in text]
+        names = expected.split(";") if expected else []
+        assert found == sorted(names, key=lambda name: -row[CLASSES.index(name)])
+        assert ("(no label)" in result.stdout) == (not names)
+
+
+def test_json_of_label_sets_has_the_labels_and_every_probability(labelled_line: Line) -> None:
+    predictions, root = labelled_line.reference.predictions, labelled_line.reference.root
+    files = [root / path for path in predictions.paths]
+    entries = _json(_run("predict", labelled_line.model, *files, "--json"))
+    assert [";".join(entry["labels"]) for entry in entries] == predictions.predicted
+    assert set(entries[0]) == {"image", "labels", "probabilities"}
+    found = [[entry["probabilities"][name] for name in CLASSES] for entry in entries]
+    np.testing.assert_allclose(found, predictions.probabilities, atol=1e-3)
+
+
+def test_top_of_label_sets_shows_the_likeliest_given_or_not(labelled_line: Line) -> None:
+    path = labelled_line.reference.root / labelled_line.reference.predictions.paths[0]
+    assert all(name in _run("predict", labelled_line.model, path, "--top", 3).stdout for name in CLASSES)
+
+
 def test_folder_gives_its_images_by_content_sorted(line: Line, tmp_path: Path) -> None:
     source = line.reference.root / line.reference.predictions.paths[0]
     for name in ("b/deep.png", "a", "c.png"):
@@ -120,6 +147,25 @@ def test_check_prints_the_plan(project: Path) -> None:
     assert "images holds 8 files in 2 classes" in result.stdout
     assert "split: 6 train, 1 val, 1 test" in result.stdout
     assert "finetune" in result.stdout
+
+
+def test_check_prints_the_plan_of_label_sets(project: Path) -> None:
+    rows = "".join(f"{label}/{index}.png,{int(index < 3)},1\n" for label in ("cat", "dog") for index in range(3))
+    (project / "images" / "labels.csv").write_text(f"path,striped,animal\n{rows}")
+    (project / "params.yaml").write_text("data: {root: images, labels: labels.csv}")
+    result = _run("check")
+    assert result.exit_code == 0, result.stderr
+    assert "images holds 6 files with 2 labels (labels.csv)" in result.stdout
+    assert "100.0%" in result.stdout
+    assert "2 files are not in labels.csv and are left out: cat/3.png" in result.stdout
+
+
+def test_check_tells_of_the_key_where_the_folder_has_labels_and_no_classes(project: Path) -> None:
+    (project / "images" / "cat").rename(project / "images" / "dog" / "more")
+    (project / "images" / "labels.csv").touch()
+    result = _run("check")
+    assert result.exit_code == 1
+    assert "set data.labels: labels.csv" in result.stderr
 
 
 def test_check_names_a_mistake_in_the_parameters(project: Path) -> None:

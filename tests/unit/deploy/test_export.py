@@ -16,7 +16,7 @@ from torch import nn
 from transferline.data.preprocess import Fit, Resize
 from transferline.deploy import export
 
-from .conftest import CLASSES, Line, make_card, make_deployed, predict
+from .conftest import CLASSES, THRESHOLDS, Line, make_card, make_deployed, predict
 
 Floats = npt.NDArray[np.float32]
 Images = npt.NDArray[np.uint8]
@@ -85,6 +85,27 @@ def test_temperature_divides_the_logits(line: Line) -> None:
     probabilities, logits = session.run(["probabilities", "logits"], {"images": image})
     scaled = np.exp(logits / 1.7)
     np.testing.assert_allclose(probabilities, scaled / scaled.sum(), atol=1e-6)
+
+
+def test_label_sets_leave_the_graph_through_a_sigmoid(labelled_line: Line) -> None:
+    session = onnxruntime.InferenceSession(labelled_line.model, providers=["CPUExecutionProvider"])
+    image = np.random.default_rng(0).integers(0, 256, (1, 40, 40, 3), dtype=np.uint8)
+    probabilities, logits = session.run(["probabilities", "logits"], {"images": image})
+    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-logits / 1.7)), atol=1e-6)
+    for name, images, (found, _) in _run(labelled_line.model):
+        np.testing.assert_allclose(found, predict(labelled_line.deployed, images), atol=1e-5, err_msg=name)
+
+
+def test_file_says_how_its_answers_are_to_be_read(line: Line, labelled_line: Line) -> None:
+    assert line.properties["task"] == "multiclass"
+    assert "thresholds" not in line.properties
+    assert labelled_line.properties["task"] == "multilabel"
+    assert json.loads(labelled_line.properties["thresholds"]) == [THRESHOLDS[name] for name in CLASSES]
+
+
+def test_thresholds_belong_to_label_sets_alone() -> None:
+    with pytest.raises(AssertionError, match="label sets"):
+        export.metadata(make_card(), 1.7, export.Lineage("", "", ""), THRESHOLDS)
 
 
 def test_equal_models_are_equal_bytes_in_one_file_without_paths_of_this_machine(line: Line, tmp_path: Path) -> None:

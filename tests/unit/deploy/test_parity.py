@@ -13,7 +13,7 @@ from transferline.deploy import export, parity
 from transferline.errors import UserError
 from transferline.sections import Export
 
-from .conftest import Line, make_deployed
+from .conftest import CLASSES, Line, make_deployed
 
 OPTIONS = Export(tolerance=1e-3, tie=1e-4)
 EVALUATED = Predictions(
@@ -65,6 +65,56 @@ def test_other_class_within_tolerance_fails_unless_it_is_a_tie() -> None:
     assert verdict.passed
     (tie,) = verdict.ties
     assert (tie.path, tie.evaluate_class, tie.onnx_class) == ("b.png", "y", "x")
+
+
+SETS = Predictions(
+    ["a.png", "b.png", "c.png"],
+    ["x;y", "", "y"],
+    ["x;y", "", "y"],
+    np.array([[0.7, 0.9], [0.2, 0.3999], [0.1, 0.8]], np.float32),
+    ["x", "y"],
+)
+CUTS = np.array([0.5, 0.4])
+
+
+def _compared(*offsets: tuple[int, int, int, float], options: Export = OPTIONS) -> parity.Parity:
+    """The verdict where these shifts (batch index, image, label, shift) are all that differs."""
+    probabilities = np.stack([SETS.probabilities] * 2)
+    for batch, image, label, shift in offsets:
+        probabilities[batch, image, label] += np.float32(shift)
+    return parity.compare(probabilities, SETS, options, CUTS)
+
+
+def test_equal_label_sets_pass() -> None:
+    verdict = _compared()
+    assert (verdict.passed, verdict.max_difference, verdict.ties) == (True, 0.0, [])
+
+
+def test_another_set_within_tolerance_fails_unless_evaluate_was_at_the_threshold() -> None:
+    options = Export(tolerance=1e-3, tie=5e-5)
+    refused = _compared((1, 1, 1, 4e-4), options=options)
+    (entry,) = refused.mismatches
+    assert (entry.path, entry.evaluate_class, entry.onnx_class) == ("b.png", "", "y")
+    assert (entry.evaluate_probability, entry.onnx_probability) == pytest.approx((0.3999, 0.4003), abs=1e-6)
+    with pytest.raises(UserError, match=r"b.png: evaluate \(no label\) 0.3999, onnx y 0.4003"):
+        refused.require()
+    allowed = _compared((1, 1, 1, 4e-4), options=Export(tolerance=1e-3, tie=2e-4))
+    assert allowed.passed
+    assert [tie.path for tie in allowed.ties] == ["b.png"]
+
+
+def test_a_difference_of_any_label_beyond_tolerance_fails_though_the_set_is_the_same() -> None:
+    verdict = _compared((0, 2, 0, 0.01))
+    assert [(entry.path, entry.onnx_class) for entry in verdict.mismatches] == [("c.png", "y")]
+    assert verdict.mismatches[0].onnx_probability == pytest.approx(0.11)
+
+
+def test_label_sets_of_the_file_are_replayed(labelled_line: Line) -> None:
+    assert parity.verify(labelled_line.model, labelled_line.reference).passed
+    predictions = labelled_line.reference.predictions
+    emptied = replace(predictions, predicted=["" if name else CLASSES[0] for name in predictions.predicted])
+    verdict = parity.verify(labelled_line.model, replace(labelled_line.reference, predictions=emptied))
+    assert len(verdict.mismatches) == len(predictions.paths)
 
 
 def test_not_a_number_fails() -> None:

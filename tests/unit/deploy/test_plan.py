@@ -93,6 +93,16 @@ def test_trouble_ahead_is_a_warning(layout: Layout, free: int, expected: str, tm
     assert any(expected in warning for warning in found), found
 
 
+def test_images_with_several_labels_are_counted_once(tmp_path: Path) -> None:
+    files = [SourceFile(f"{index}.png", "a;b" if index % 2 else "a", None) for index in range(100)]
+    layout = Layout(Path("data"), files, ["x.png"], {"a": 100, "b": 50}, (), 1, "labels.csv")
+    made = plan.make(_params(tmp_path), layout, BACKBONE, 10**12)
+    assert (made.images, sum(made.splits.values()), made.labels) == (100, 100, "labels.csv")
+    assert "1 files are not in labels.csv and are left out: x.png" in made.warnings
+    with pytest.raises(UserError, match=r"take the label out of labels\.csv"):
+        plan.make(_params(tmp_path, "prepare: {min_images_per_class: 51}"), layout, BACKBONE, 10**12)
+
+
 @pytest.mark.parametrize("key", ["class_weights", "sampling"])
 def test_balanced_training_answers_the_imbalance(tmp_path: Path, key: str) -> None:
     params = _params(tmp_path, f"finetune: {{{key}: balanced}}")

@@ -23,6 +23,14 @@ def test_predicts_what_evaluate_reported(line: Line) -> None:
     assert predictor.metadata["backbone"] == "tiny"
 
 
+def test_labels_are_the_likeliest_class_or_those_at_their_thresholds(line: Line, labelled_line: Line) -> None:
+    one, several = Predictor(line.model), Predictor(labelled_line.model)
+    assert one.thresholds is None
+    assert one.labels(np.array([0.2, 0.5, 0.3], np.float32)) == ["grün"]
+    assert several.labels(np.array([0.5, 0.34, 0.625], np.float32)) == ["blau", "rot"]
+    assert several.labels(np.array([0.49, 0.34, 0.6], np.float32)) == []
+
+
 def test_missing_model_is_a_message_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing\.onnx is missing\n.*dvc repro"):
         Predictor(tmp_path / "nothing.onnx")

@@ -1,13 +1,15 @@
-"""The numbers agree with scikit-learn, the intervals with resampling, and nothing is ever NaN."""
+"""The numbers agree with scikit-learn, and nothing is ever NaN."""
 
 import json
-import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, log_loss, roc_auc_score
 
 from transferline.evaluation import metrics
+from transferline.evaluation.multiclass import Multiclass
+from transferline.evaluation.multilabel import Multilabel
 from transferline.evaluation.outcome import Outcome
 
 KEYS = {
@@ -15,13 +17,14 @@ KEYS = {
     "weighted_precision", "weighted_recall", "log_loss", "roc_auc", "pr_auc", "ece", "ece_calibrated",
     "temperature", "images", "intervals", "per_class",
 }  # fmt: skip
+ONLY_OF_SETS = {"micro_precision", "micro_recall", "micro_f1", "hamming_loss", "thresholds"}
 
 
 def certain(labels: list[int], predicted: list[int], classes: int) -> Outcome:
     """An outcome that gives each prediction 90 %."""
     probabilities = np.full((len(labels), classes), 0.1 / (classes - 1))
     probabilities[np.arange(len(labels)), predicted] = 0.9
-    return Outcome(np.array(labels), probabilities, probabilities, 1.0, [f"c{i}" for i in range(classes)])
+    return Multiclass(np.array(labels), probabilities, probabilities, 1.0, [f"c{i}" for i in range(classes)])
 
 
 def evaluated(outcome: Outcome, resamples: int = 200) -> dict:
@@ -69,56 +72,60 @@ def test_areas_are_null_where_the_test_split_holds_one_class() -> None:
     assert "roc_auc" not in metrics.scalars(scores)
 
 
-def test_headlines_of_resampled_matrices_equal_scikit_learn_on_the_images(outcome_of) -> None:
-    outcome, generator = outcome_of(images=12, classes=("a", "b", "c", "d"), margin=0.5), np.random.default_rng(0)
-    for _ in range(20):
-        rows = generator.integers(0, 12, 12)  # so few that classes go missing
-        labels, predicted = outcome.labels[rows], outcome.predicted[rows]
-        cells = np.ones((1, 12))
-        got = metrics.headlines(cells, labels, predicted)
-        present = np.unique(labels)
-        assert got["accuracy"][0] == pytest.approx(accuracy_score(labels, predicted))
-        expected = recall_score(labels, predicted, labels=present, average="macro")
-        assert got["balanced_accuracy"][0] == pytest.approx(expected)
-        assert got["macro_f1"][0] == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0))
-
-
-def test_intervals_agree_with_resampling_the_images_themselves(outcome) -> None:
-    generator = np.random.default_rng(1)
-    right = outcome.predicted == outcome.labels
-    drawn = right[generator.integers(0, len(right), (4000, len(right)))].mean(axis=1)
-    interval = metrics.bootstrap_intervals(metrics.confusion(outcome), 4000, seed=2)["accuracy"]
-    np.testing.assert_allclose(interval, np.percentile(drawn, [2.5, 97.5]), atol=0.01)
-
-
-def test_intervals_hold_their_number_and_follow_the_seed(outcome) -> None:
-    scores, again = evaluated(outcome), evaluated(outcome)
-    assert scores == again
-    for name, (low, high) in scores["intervals"].items():
-        assert low < scores[name] < high
-    other = metrics.bootstrap_intervals(metrics.confusion(outcome), 200, seed=43)
-    assert other != scores["intervals"]
-
-
-def test_chunks_draw_what_one_draw_would(outcome, monkeypatch) -> None:
-    matrix = metrics.confusion(outcome)
-    whole = metrics.bootstrap_intervals(matrix, 500, seed=3)
-    monkeypatch.setattr(metrics, "CHUNK", 77)
-    assert metrics.bootstrap_intervals(matrix, 500, seed=3) == whole
-
-
-def test_two_thousand_resamples_of_ten_thousand_images_take_seconds(outcome_of) -> None:
-    matrix = metrics.confusion(outcome_of(images=10_000, classes=tuple(f"c{i}" for i in range(50)), margin=1.0))
-    start = time.process_time()
-    metrics.bootstrap_intervals(matrix, 2000, seed=4)
-    assert time.process_time() - start < 5
-
-
 def test_curves_start_at_full_recall_and_carry_their_area(outcome) -> None:
     curves = metrics.precision_recall_curves(outcome)
     assert [curve.name for curve in curves] == outcome.classes
     assert all(curve.recall[0] == 1 and curve.recall[-1] == 0 for curve in curves)
     assert evaluated(outcome)["pr_auc"] == pytest.approx(np.mean([curve.average_precision for curve in curves]))
+
+
+def test_label_sets_have_the_same_keys_and_some_of_their_own(labelled) -> None:
+    scores = evaluated(labelled)
+    assert set(scores) == (KEYS - {"balanced_accuracy"}) | ONLY_OF_SETS
+    assert set(scores["intervals"]) == {"accuracy", "macro_f1"}
+    assert (
+        scores["thresholds"]
+        == {name: row["threshold"] for name, row in scores["per_class"].items()}
+        == dict(zip(labelled.classes, labelled.thresholds, strict=True))
+    )
+
+
+def test_numbers_of_label_sets_by_hand() -> None:
+    labels = np.array([[1, 0], [1, 1], [0, 0], [0, 1]])
+    probabilities = np.array([[0.9, 0.2], [0.6, 0.4], [0.5, 0.1], [0.2, 0.25]])
+    scores = evaluated(Multilabel(labels, probabilities, probabilities, 1.0, ["a", "b"], np.array([0.55, 0.3])))
+    assert scores["accuracy"] == 0.75
+    assert scores["hamming_loss"] == 0.125
+    assert scores["macro_f1"] == pytest.approx((1 + 2 / 3) / 2)
+    assert scores["micro_f1"] == pytest.approx(2 * 3 / (2 * 3 + 1))
+    assert scores["per_class"]["b"] == {
+        "precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2, "threshold": 0.3,
+        "average_precision": 1.0,
+    }  # fmt: skip
+    assert scores["log_loss"] == pytest.approx(log_loss(labels.ravel(), probabilities.ravel()))
+
+
+def test_areas_of_label_sets_equal_scikit_learn(labelled) -> None:
+    scores = evaluated(labelled)
+    assert scores["pr_auc"] == pytest.approx(average_precision_score(labelled.labels, labelled.probabilities))
+    assert scores["roc_auc"] == pytest.approx(roc_auc_score(labelled.labels, labelled.probabilities))
+    assert scores["accuracy"] == pytest.approx(accuracy_score(labelled.labels, labelled.predicted))
+    assert scores["macro_f1"] == pytest.approx(f1_score(labelled.labels, labelled.predicted, average="macro"))
+
+
+def test_a_label_that_all_test_images_have_has_no_area(labelled) -> None:
+    labels = labelled.labels.copy()
+    labels[:, 0] = 1
+    scores = evaluated(replace(labelled, labels=labels))
+    assert scores["per_class"]["cat"]["average_precision"] is None
+    assert scores["pr_auc"] is not None
+
+
+def test_curves_of_label_sets_are_marked_where_they_are_cut(labelled) -> None:
+    per_class = evaluated(labelled)["per_class"]
+    for curve in metrics.precision_recall_curves(labelled):
+        row = per_class[curve.name]
+        assert curve.mark == (row["threshold"], pytest.approx(row["recall"]), pytest.approx(row["precision"]))
 
 
 def test_scalars_have_names_that_a_tracker_takes(outcome_of) -> None:

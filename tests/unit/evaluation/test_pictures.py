@@ -9,7 +9,8 @@ import pytest
 
 from transferline.evaluation import pictures
 from transferline.evaluation.calibration import reliability
-from transferline.evaluation.outcome import Curve
+from transferline.evaluation.multilabel import Multilabel
+from transferline.evaluation.outcome import Curve, Mark
 
 
 def texts(figure) -> str:
@@ -56,8 +57,8 @@ def test_odd_class_names_are_drawn_as_they_are(name, outcome_of, tmp_path) -> No
 
 
 def test_reliability_has_both_errors_and_the_temperature(outcome) -> None:
-    before = reliability(outcome.uncalibrated, outcome.labels, 10)
-    after = reliability(outcome.probabilities, outcome.labels, 10)
+    before = reliability(*outcome.decisions(outcome.uncalibrated), 10)
+    after = reliability(*outcome.decisions(outcome.probabilities), 10)
     shown = texts(pictures.draw_reliability(before, after, 0.8))
     assert f"ECE {before.error:.4f}" in shown
     assert f"ECE {after.error:.4f}" in shown
@@ -68,6 +69,41 @@ def test_only_the_worst_of_many_curves_are_named() -> None:
     shown = texts(pictures.draw_pr_curves(curves(25)))
     assert "class 0" in shown
     assert "class 24" not in shown
+
+
+def test_curves_say_where_they_are_cut() -> None:
+    figure = pictures.draw_pr_curves([curves(1)[0]._replace(mark=Mark(0.25, 0.5, 0.75))])
+    assert "class 0 (cut at 0.25)" in texts(figure)
+    assert any((line.get_xdata() == 0.5).all() and (line.get_ydata() == 0.75).all() for line in figure.axes[0].lines)
+
+
+def test_tallies_show_what_was_found_missed_and_imagined() -> None:
+    shown = texts(pictures.draw_tallies(np.array([[41, 2, 5], [3, 57, 11]]), ["cat", "dog"]))
+    for expected in ("41 · 2 · 5", "3 · 57 · 11", "found (44)", "missed (59)", "false alarms (16)", "cat", "dog"):
+        assert expected in shown
+
+
+def test_gallery_of_label_sets_names_all_labels_or_none(labelled) -> None:
+    figure = pictures.draw_mistakes(labelled, images(120), 24)
+    shown = [axes for axes in figure.axes if axes.images]
+    for axes, row in zip(shown, labelled.mistakes[:24], strict=True):
+        expected = ", ".join(labelled.names(labelled.members[row])) or "no label"
+        assert " ".join(axes.get_title().split()).endswith(expected)
+    assert "no label" in texts(figure)
+
+
+def test_confusion_csv_of_label_sets_has_a_row_a_label_that_is_there_or_given(tmp_path) -> None:
+    labels = np.array([[1, 1], [0, 0], [0, 1]])
+    probabilities = np.array([[0.9, 0.1], [0.1, 0.2], [0.8, 0.9]])
+    outcome = Multilabel(labels, probabilities, probabilities, 1.0, ["a", "b"], np.array([0.5, 0.5]))
+    pictures.write_confusion_csv(outcome, tmp_path / "confusion.csv")
+    assert (tmp_path / "confusion.csv").read_text().splitlines() == [
+        "actual,predicted",
+        "a,a",
+        "b,(not found)",
+        "(not there),a",
+        "b,b",
+    ]
 
 
 def test_no_curve_is_said_in_words() -> None:

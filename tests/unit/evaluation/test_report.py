@@ -8,6 +8,7 @@ import pytest
 
 from transferline.artifacts import Arrays, Best, ModelCard
 from transferline.evaluation import metrics, report
+from transferline.evaluation.multiclass import Multiclass
 from transferline.evaluation.outcome import Outcome
 from transferline.sections import Evaluate
 
@@ -120,7 +121,7 @@ def test_mistakes_are_listed_with_their_files(outcome, source) -> None:
 def test_the_commonest_confusion_is_named(tmp_path) -> None:
     labels, predicted = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 1, 0])
     probabilities = np.where(np.eye(2)[predicted] == 1, 0.9, 0.1)
-    text = Page(write(tmp_path, Outcome(labels, probabilities, probabilities, 1.0, ["cat", "dog"]))).text
+    text = Page(write(tmp_path, Multiclass(labels, probabilities, probabilities, 1.0, ["cat", "dog"]))).text
     assert "names 3 of 6 test images correctly" in text
     assert "to take cat for dog (2 of 3 mistakes)" in text
 
@@ -133,8 +134,28 @@ def test_no_mistake_is_not_sold_as_perfection(outcome_of, tmp_path) -> None:
 
 def test_undefined_numbers_are_a_dash(tmp_path) -> None:
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2]])
-    outcome = Outcome(np.array([0, 0]), probabilities, probabilities, 1.0, ["a", "b"])
+    outcome = Multiclass(np.array([0, 0]), probabilities, probabilities, 1.0, ["a", "b"])
     assert "one class against the rest – –" in Page(write(tmp_path, outcome)).text
+
+
+def test_label_sets_have_a_page_of_their_own(labelled, tmp_path) -> None:
+    page, scores = Page(write(tmp_path, labelled)), score(labelled)
+    assert page.open == []
+    low, high = scores["intervals"]["accuracy"]
+    assert f"Exact match {scores['accuracy']:.4f} 95 % interval {low:.4f} – {high:.4f}" in page.text
+    assert f"cat {scores['thresholds']['cat']:.4f} {scores['per_class']['cat']['precision']:.4f}" in page.text
+    counts = labelled.labels.sum(axis=0)
+    assert f"cat {counts[0]} {counts[0]} {counts[0]}" in page.text
+    assert "all images 120 120 120" in page.text
+    _, missed, false = labelled.tallies.sum(axis=0)
+    assert f"decides {labelled.labels.size - missed - false} of {labelled.labels.size} labels correctly" in page.text
+    first = labelled.mistakes[0]
+    assert f"folder/image_{first}.jpg" in page.text
+    assert "taken for" not in page.text
+
+
+def test_label_sets_without_a_mistake_are_no_proof_of_perfection(labelled_of, tmp_path) -> None:
+    assert "fewer than about 5.0 % of new images" in Page(write(tmp_path, labelled_of(images=60, margin=90.0))).text
 
 
 def test_equal_results_are_equal_bytes_without_ids(outcome, source, tmp_path) -> None:
