@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
 
-from transferline import fitting, sections, tuning
+from transferline import fitting, on_demand, sections, tuning
 from transferline.errors import UserError, nearest
 from transferline.mistakes import explain
 
@@ -35,6 +35,8 @@ class Params:
     evaluate: sections.Evaluate
     export: sections.Export
     register: sections.Register
+    compare: on_demand.Compare
+    lr_find: on_demand.LrFind
 
     def resolved(self) -> dict[str, Any]:
         """Every value, defaults included, as plain JSON types: what a run logs as its parameters."""

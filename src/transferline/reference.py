@@ -141,7 +141,8 @@ def _type(annotation: Any) -> str:
     if origin is Literal:
         return ", ".join(f"`{choice}`" for choice in arguments)
     if origin is tuple:
-        return f"list of {_type(arguments[0])}s" if arguments[-1] is Ellipsis else "[low, high]"
+        kind = "name" if arguments[0] is str else _type(arguments[0])
+        return f"list of {kind}s" if arguments[-1] is Ellipsis else "[low, high]"
     if origin is Annotated:
         return _type(arguments[0])
     if arguments:
@@ -154,7 +155,7 @@ def _value(value: Any) -> str:
         return "required"
     plain = TypeAdapter(Any).dump_python(value, mode="json")
     if isinstance(plain, list):
-        return f"`[{', '.join(_number(item) for item in plain)}]`"
+        return f"`[{', '.join(item if isinstance(item, str) else _number(item) for item in plain)}]`"
     if isinstance(plain, bool) or plain is None:
         return f"`{str(plain).lower() if plain is not None else 'null'}`"
     return f"`{plain if isinstance(plain, str) else _number(plain)}`"

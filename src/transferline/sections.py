@@ -1,7 +1,7 @@
 """The sections of params.yaml as frozen, strict models: one per stage, and the shared ones.
 
-Every key the line knows is here, in `fitting` (train, finetune) or in `tuning` (tune), with its default, its range
-and what it means; the README's table of parameters is generated from these models.
+Every key the line knows is here, in `fitting` (train, finetune), in `tuning` (tune) or in `on_demand`, with its
+default, its range and what it means; the README's table of parameters is generated from these models.
 """
 
 from typing import Annotated, Any, Literal, Self

@@ -85,7 +85,7 @@ def test_a_mistake_in_a_section_not_asked_for_is_refused_too(write: Write) -> No
     ("text", "what", "fix"),
     [
         ("sed: 1", "unknown section 'sed'", "did you mean 'seed'?"),
-        ("zzz: 1", "unknown section 'zzz'", "choose one of: activations, augment, data"),
+        ("zzz: 1", "unknown section 'zzz'", "choose one of: activations, augment, compare, data"),
         ("data: {rot: x}", "data: unknown key 'rot'", "did you mean 'root'?"),
         ("data: {split: {trian: 0.7}}", "data.split: unknown key 'trian'", "did you mean 'train'?"),
         ("model: {3: 1}", "model: unknown key '3'", "choose one of: backbone, dropout"),

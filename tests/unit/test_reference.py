@@ -1,6 +1,6 @@
 """The table of parameters says what the models say."""
 
-from transferline import config, fitting, reference, sections, tuning
+from transferline import config, fitting, on_demand, reference, sections, tuning
 
 
 def _row(section: type, key: str) -> reference.Parameter:
@@ -70,6 +70,11 @@ def test_models_within_a_section_become_dotted_keys_with_the_defaults_that_hold_
 def test_lists_and_ranges_are_shown() -> None:
     sizes = _row(tuning.Tune, "search.batch_size")
     assert (sizes.kind, sizes.default) == ("list of whole numbers", "`[16, 32, 64]`")
+    names = _row(on_demand.Compare, "backbones")
+    assert (names.kind, names.default) == (
+        "list of names",
+        "`[efficientnet_lite0, efficientnet_lite1, efficientnet_lite2]`",
+    )
     assert "| `rotation: degrees` | [low, high] | `[-10, 10]` |" in reference.markdown()
 
 

@@ -13,8 +13,10 @@ from transferline.artifacts.files import (
 from transferline.artifacts.paths import (
     ARRAYS,
     BEST,
+    COMPARED,
     FINETUNED,
     HEAD,
+    LR_FOUND,
     MANIFEST,
     METRICS,
     ONNX,
@@ -56,8 +58,10 @@ from transferline.artifacts.tables import (
 __all__ = [
     "ARRAYS",
     "BEST",
+    "COMPARED",
     "FINETUNED",
     "HEAD",
+    "LR_FOUND",
     "MANIFEST",
     "METRICS",
     "ONNX",

@@ -24,6 +24,8 @@ PARITY = Path("reports/export/parity.json")
 VERDICT = Path("reports/register/verdict.json")
 RUNS = Path("runs")
 REPORTS = Path("reports")
+COMPARED = Path("reports/compare")
+LR_FOUND = Path("reports/lr_find")
 
 
 def project_root() -> Path:

@@ -71,12 +71,12 @@ def write(rows: Sequence[ManifestRow], root: Path, recipe: Recipe, workers: int 
     parts = {split: [row for row in rows if row.split == split] for split in SPLITS}
     needed = sum(int(np.prod(recipe.shape(part))) for part in parts.values())
     with replaced(folder) as partial:
-        _require_space(partial, needed)
-        classes = sorted({name for row in rows for name in names_of(row.label, recipe.multilabel)})
+        require_space(partial, needed, "lower augment.views or model.input_size")
+        classes = class_names(rows, recipe)
         write_json(partial / "classes.json", classes)
         for split, part in parts.items():
-            _write_split(part, root, recipe, os.cpu_count() if workers is None else workers, partial / split)
-            np.save(partial / split / "labels.npy", _labels(part, classes, recipe.multilabel))
+            write_split(part, root, recipe, os.cpu_count() if workers is None else workers, partial / split)
+            np.save(partial / split / "labels.npy", labels_of(part, classes, recipe.multilabel))
             write_table(partial / split / "index.parquet", _index(part))
         if recipe.online:
             write_online([transform for transform in recipe.policy if transform.enabled], partial / "train")
@@ -91,7 +91,12 @@ def examples(image: Pixels, train: Arrays, count: int, seed: int) -> list[Pixels
     return list(transforms.drawn(images, train.online, [(seed, view) for view in range(count)]).numpy())
 
 
-def _labels(rows: Sequence[ManifestRow], classes: Sequence[str], multilabel: bool) -> npt.NDArray[np.int64]:
+def class_names(rows: Sequence[ManifestRow], recipe: Recipe) -> list[str]:
+    """The one order of the names of all classes in the manifest's `rows`."""
+    return sorted({name for row in rows for name in names_of(row.label, recipe.multilabel)})
+
+
+def labels_of(rows: Sequence[ManifestRow], classes: Sequence[str], multilabel: bool) -> npt.NDArray[np.int64]:
     """Indices int64 [N] into `classes`; in multi-label data, 0 or 1 for each class, int64 [N, C]."""
     place = {name: index for index, name in enumerate(classes)}
     if not multilabel:
@@ -111,11 +116,12 @@ def _index(rows: Sequence[ManifestRow]) -> dict[str, list[object]]:
     }
 
 
-def _write_split(rows: Sequence[ManifestRow], root: Path, recipe: Recipe, workers: int | None, folder: Path) -> None:
+def write_split(rows: Sequence[ManifestRow], root: Path, recipe: Recipe, workers: int | None, folder: Path) -> None:
+    """images.npy of rows of one split in `folder`, which is made. Raises UserError where an image has changed."""
     folder.mkdir()
     array = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=recipe.shape(rows))
     loader = DataLoader(_Views(rows, root, recipe), batch_size=None, num_workers=workers or 0)
-    with _one_thread():
+    with one_thread():
         for index, item in enumerate(track(loader, description=f"{folder.name:5}", total=len(rows))):
             if isinstance(item, str):
                 raise UserError(item, "'dvc repro' prepares the images again; do not change them while it runs")
@@ -156,7 +162,7 @@ class _Views(Dataset[Tensor | str]):
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Sums over an image round differently with another number of threads; workers have one each."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -166,10 +172,11 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _require_space(folder: Path, needed: int) -> None:
+def require_space(folder: Path, needed: int, remedy: str) -> None:
+    """Raises UserError, with what to do, where fewer than `needed` bytes are free on the disk of `folder`."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
             f"the arrays need {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free on the disk of {folder.parent}",
-            "lower augment.views or model.input_size, or free some space",
+            f"{remedy}, or free some space",
         )

@@ -137,3 +137,32 @@ def params() -> None:
     from transferline import reference
 
     print(reference.markdown(), end="")
+
+
+@app.command()
+def compare_backbones(
+    names: Annotated[list[str] | None, typer.Argument(help="Instead of those that compare.backbones names.")] = None,
+) -> None:
+    """Compare backbones on the training images: a linear probe on frozen features, parameters, ONNX latency."""
+    _run_script("compare", *(names or []))
+
+
+@app.command()
+def lr_find() -> None:
+    """Suggest a learning rate: some steps at ever higher rates, and how the loss takes it (a range test)."""
+    _run_script("lr_find")
+
+
+def _run_script(name: str, *arguments: str) -> None:
+    """`python -m pipeline.<name>` of the project in the folder one is in: only scripts open runs."""
+    import runpy
+
+    script = Path("pipeline", f"{name}.py")
+    if not (script.is_file() and Path("params.yaml").is_file()):
+        raise UserError(
+            f"{Path.cwd()} is no Transferline project: it lacks params.yaml or {script}",
+            "change to the root of the project",
+        )
+    sys.path.insert(0, str(Path.cwd()))
+    sys.argv = [str(script), *arguments]
+    runpy.run_path(str(script), run_name="__main__")

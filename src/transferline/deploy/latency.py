@@ -1,7 +1,7 @@
 """How long the exported model takes for a batch, against the same module in torch."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -59,16 +59,22 @@ def measure(
 def interleaved(
     first: Callable[[], object], second: Callable[[], object], repeats: int, budget: float = _BUDGET_SECONDS
 ) -> tuple[list[float], list[float]]:
-    """Seconds of up to `repeats` runs of each, taken in turns after warm-up so that both meet the same weather.
+    """Seconds of up to `repeats` runs of each, taken in turns so that both meet the same weather."""
+    of_first, of_second = in_turns((first, second), repeats, budget)
+    return of_first, of_second
+
+
+def in_turns(runs: Sequence[Callable[[], object]], repeats: int, budget: float = _BUDGET_SECONDS) -> list[list[float]]:
+    """Seconds of up to `repeats` runs of each, taken in turns after warm-up.
 
     Stops early, after at least three runs, where one of them has used up `budget` seconds.
     """
     for _ in range(_WARMUP_RUNS):
-        first()
-        second()
-    times: tuple[list[float], list[float]] = ([], [])
+        for run in runs:
+            run()
+    times: list[list[float]] = [[] for _ in runs]
     while len(times[0]) < repeats and (len(times[0]) < _MIN_RUNS or max(map(sum, times)) < budget):
-        for run, seconds in zip((first, second), times, strict=True):
+        for run, seconds in zip(runs, times, strict=True):
             start = time.perf_counter()
             run()
             seconds.append(time.perf_counter() - start)

@@ -61,7 +61,7 @@ class Chosen:
     rate: float
 
 
-def choose(prefix: Prefix, stored: Array, wanted: EngineName = "auto") -> Chosen:
+def choose(prefix: Prefix, stored: Array, wanted: EngineName = "auto", count: int | None = None) -> Chosen:
     """The fastest engine at hand, by measuring some batches; `wanted` decides where it is not auto.
 
     onnxruntime is tried on a CPU where torch would take longer than translating the blocks for it, and is
@@ -69,12 +69,17 @@ def choose(prefix: Prefix, stored: Array, wanted: EngineName = "auto") -> Chosen
 
     Args:
         prefix: its blocks are run in eval mode and left so.
-        stored: all that the engine will be given, [M, ...].
+        stored: all that the engine will be given, [M, ...], or a part of it.
+        count: how many rows it will be given in all; None: M.
     """
     batches = [stored[start : start + BATCH] for start in range(0, min(len(stored), (1 + _MEASURED) * BATCH), BATCH)]
     by_torch = _measured("torch", in_torch(prefix), batches)
     on_cpu = pick_device().type == "cpu"
-    if wanted == "torch" or not on_cpu or (wanted == "auto" and len(stored) / by_torch.rate < _EXPORT_SECONDS):
+    if (
+        wanted == "torch"
+        or not on_cpu
+        or (wanted == "auto" and (count or len(stored)) / by_torch.rate < _EXPORT_SECONDS)
+    ):
         return by_torch
     try:
         with Console().status("translating the frozen blocks for onnxruntime"):

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 STAGES = ("fetch", "prepare", "augment", "tune", "train", "finetune", "evaluate", "export", "register")
+# Beside the line, when asked for: what each reads is there once this stage has run.
+ON_DEMAND = {"compare": "prepare", "lr_find": "augment"}
 
 PARENT = "mlflow.parentRunId"  # MLflow draws its tree from this tag
 NOTE = "mlflow.note.content"
 COMMIT = "mlflow.source.git.commit"
 STAGE = "transferline.stage"
 STATE = "transferline.state"
+ASKED = "transferline.on_demand"  # the stage that made this parent for itself; the line never joins such a one
 HOST = "transferline.host"
 PROCESS = "transferline.process"
 CACHED_FROM = "transferline.cached_from"
@@ -75,6 +78,15 @@ def open_parent(client: "MlflowClient", experiment_id: str, stage: str) -> "Run"
     return parent
 
 
+def open_beside(client: "MlflowClient", experiment_id: str, stage: str) -> "Run":
+    """The parent for an on-demand `stage`: the line's newest of this state, left as it is, else one of its own."""
+    state = state_key()
+    if parent := _newest(client, _records(STAGES), state):
+        return parent
+    tags = {ASKED: stage, **provenance()}
+    return client.create_run(experiment_id, tags=tags, run_name=f"{stage} {state[:6]}")
+
+
 def link_reused(client: "MlflowClient", parent: "Run", stage: str) -> None:
     """Link to the parent, once, the runs of other parents whose outputs this pass of `stage` reuses."""
     for record in _earlier(stage):
@@ -84,16 +96,26 @@ def link_reused(client: "MlflowClient", parent: "Run", stage: str) -> None:
 
 
 def _earlier(stage: str) -> list[artifacts.RunRecord]:
-    records = (artifacts.read_run(name) for name in STAGES[: STAGES.index(stage)])
+    count = STAGES.index(ON_DEMAND[stage]) + 1 if stage in ON_DEMAND else STAGES.index(stage)
+    return _records(STAGES[:count])
+
+
+def _records(stages: Iterable[str]) -> list[artifacts.RunRecord]:
+    records = (artifacts.read_run(name) for name in stages)
     return [record for record in records if record]
 
 
 def _begun(client: "MlflowClient", stage: str, state: str) -> "Run | None":
     """The newest parent of this state that made an earlier stage's outputs, unless it has had this stage."""
-    found = (_find(client, parent_id) for parent_id in {record.parent_id for record in _earlier(stage)})
-    parents = [parent for parent in found if parent and parent.data.tags.get(STATE) == state]
-    newest = max(parents, key=lambda parent: parent.info.start_time, default=None)
+    newest = _newest(client, _earlier(stage), state)
     return None if newest is None or "FINISHED" in _statuses(client, newest, stage) else newest
+
+
+def _newest(client: "MlflowClient", records: Iterable[artifacts.RunRecord], state: str) -> "Run | None":
+    """The newest parent of this state under which one of these runs was made."""
+    found = (_find(client, parent_id) for parent_id in {record.parent_id for record in records})
+    parents = [parent for parent in found if parent and parent.data.tags.get(STATE) == state]
+    return max(parents, key=lambda parent: parent.info.start_time, default=None)
 
 
 def _failed(client: "MlflowClient", experiment_id: str, stage: str, state: str) -> "Run | None":

@@ -42,12 +42,12 @@ def lives(name: str) -> bool:
 def git_commit() -> str:
     """The commit checked out here, with '-dirty' where files differ from it; 'unknown' without git.
 
-    dvc.lock does not count: DVC itself writes it between the stages of one run.
+    A dvc.lock does not count: DVC itself writes it between the stages of one run.
     """
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return "unknown"
-    changes = _git("status", "--porcelain", "--", ".", ":(exclude)dvc.lock")
+    changes = _git("status", "--porcelain", "--", ".", ":(exclude,glob)**/dvc.lock")
     return f"{commit}-dirty" if changes else commit
 
 

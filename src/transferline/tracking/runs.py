@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,10 +64,11 @@ class StageRun:
 def stage(name: str, params: Params, inputs: Sequence[Path]) -> Iterator[StageRun]:
     """Open the run of a stage; close it as FINISHED, FAILED or KILLED, and its parent likewise.
 
-    On success `runs/<name>.json` says which run wrote the stage's outputs.
+    On success `runs/<name>.json` says which run wrote the stage's outputs. The run of an on-demand stage stands
+    beneath the line's parent, whose status is the line's own and stays; or beneath a parent that it makes.
 
     Args:
-        name: one of `lineage.STAGES`.
+        name: one of `lineage.STAGES`, or of `lineage.ON_DEMAND`.
         params: the sections the stage read, `tracking` among them.
         inputs: the files and folders it reads; their hashes are logged.
 
@@ -80,10 +81,13 @@ def stage(name: str, params: Params, inputs: Sequence[Path]) -> Iterator[StageRu
         experiment_id = store.experiment(client, params.tracking.experiment)
         guard.watch(experiment_id, lineage.owner()[lineage.PROCESS])
         lineage.close_abandoned(client, experiment_id)
-        parent = lineage.open_parent(client, experiment_id, name)
+        opens = lineage.open_beside if name in lineage.ON_DEMAND else lineage.open_parent
+        parent = opens(client, experiment_id, name)
         parent_id = parent.info.run_id
-        with _ended(client, parent_id):
-            lineage.link_reused(client, parent, name)
+        joined = name in lineage.ON_DEMAND and lineage.ASKED not in parent.data.tags
+        with nullcontext() if joined else _ended(client, parent_id):
+            if not joined:
+                lineage.link_reused(client, parent, name)
             opened = client.create_run(experiment_id, tags=_stage_tags(name, parent_id), run_name=name)
             run = StageRun(opened.info.run_id, parent_id, experiment_id, client)
             with _ended(client, run.run_id):

@@ -106,7 +106,7 @@ def fit(
         behind: the splits behind the frozen blocks, where they are kept; the rest alone is then trained and run.
         callbacks: further ones, as a pruner.
     """
-    _quieten()
+    quieten()
     pl.seed_everything(seed, verbose=False)
     torch.set_flush_denormal(True)  # weights that decay to almost nothing slow a CPU down and change nothing
     history, depth = History(), classifier.freeze_depth
@@ -181,7 +181,7 @@ def _trainer(config: Fit, callbacks: list[Callback]) -> pl.Trainer:
     )
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Lightning's hints are for its developers' users, not for ours."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)

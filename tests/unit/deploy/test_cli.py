@@ -199,3 +199,42 @@ def test_check_leaves_a_data_set_that_is_to_be_downloaded_to_fetch(project: Path
 
 def test_params_prints_the_reference() -> None:
     assert _run("params").stdout == reference.markdown()
+
+
+@pytest.mark.parametrize("lacking", ["params.yaml", "pipeline/compare.py"])
+def test_scripts_are_run_in_a_project_alone(lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pipeline").mkdir()
+    for path in (Path("params.yaml"), Path("pipeline/compare.py")):
+        path.write_text("")
+    Path(lacking).unlink()
+    result = _run("compare-backbones")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {tmp_path} is no Transferline project")
+
+
+@pytest.mark.parametrize(
+    ("command", "script", "arguments"),
+    [
+        ("compare-backbones", "compare", []),
+        ("compare-backbones", "compare", ["vgg16", "resnet18"]),
+        ("lr-find", "lr_find", []),
+    ],
+)
+def test_a_script_of_the_project_is_run_as_from_its_root(
+    command: str, script: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["transferline"])
+    monkeypatch.setattr("sys.path", [])
+    Path("params.yaml").write_text("")
+    Path("pipeline").mkdir()
+    Path("pipeline", f"{script}.py").write_text(
+        "import json, sys\n"
+        "if __name__ == '__main__':\n"
+        "    print(json.dumps([sys.argv[1:], sys.path[0]]))\n"
+        "    sys.exit(3)\n"
+    )
+    result = _run(command, *arguments)
+    assert json.loads(result.stdout) == [arguments, str(tmp_path)]
+    assert result.exit_code == 3  # the script's own: 1 for a mistake, 143 where it was ended

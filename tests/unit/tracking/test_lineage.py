@@ -79,6 +79,67 @@ def test_a_failed_stage_is_tried_again_beneath_the_same_parent(project, reused):
     assert project.run(failed.run_id).info.status == "FAILED"
 
 
+def test_an_on_demand_stage_stands_beneath_the_parent_of_its_state_each_time(project):
+    line = project.passes("fetch", "prepare")
+    first, again = project.passes("compare"), project.passes("compare")
+    assert first.parent_id == again.parent_id == line.parent_id
+    assert first.run_id != again.run_id
+    run = project.run(again.run_id)
+    assert run.info.run_name == "compare"
+    assert run.data.tags["transferline.stage"] == "compare"
+    assert run.data.tags["mlflow.source.name"] == "pipeline/compare.py"
+
+
+def test_an_on_demand_stage_joins_a_line_that_reuses_what_it_reads(project):
+    project.passes("fetch", "prepare")
+    project.edit()
+    augment = project.passes("augment")
+    assert project.passes("compare").parent_id == augment.parent_id
+    names = sorted(project.children(augment.parent_id))
+    assert names == ["augment", "compare", "fetch (cached)", "prepare (cached)"]
+
+
+def test_the_line_goes_on_beneath_its_parent_after_an_on_demand_stage(project):
+    fetch = project.passes("fetch", "prepare")
+    project.passes("compare")
+    assert project.passes("augment").parent_id == fetch.parent_id
+
+
+def test_an_on_demand_stage_leaves_the_status_and_owner_of_the_line_as_they_are(project):
+    line = project.passes("fetch")
+    before = project.run(line.parent_id).data.tags
+    with project.stage("compare") as run:
+        assert run.parent_id == line.parent_id
+        assert project.run(line.parent_id).info.status == "FINISHED"
+    failed = project.fails("lr_find", ValueError("broken"))
+    assert project.run(failed.run_id).info.status == "FAILED"
+    assert project.run(line.parent_id).info.status == "FINISHED"
+    assert project.run(line.parent_id).data.tags == before
+
+
+@pytest.mark.parametrize(("name", "reads"), [("compare", ["fetch", "prepare"]), ("lr_find", ["fetch", "augment"])])
+def test_in_a_new_state_an_on_demand_stage_makes_a_parent_that_the_line_does_not_join(project, name, reads):
+    project.passes(*reads, "tune")
+    project.edit()
+    record = project.passes(name)
+    own = project.run(record.parent_id)
+    assert own.info.run_name == f"{name} {lineage.state_key()[:6]}"
+    assert own.info.status == "FINISHED"
+    assert own.data.tags["transferline.on_demand"] == name
+    assert set(project.children(record.parent_id)) == {name, *(f"{stage} (cached)" for stage in reads)}
+    train = project.passes("train")
+    assert train.parent_id != record.parent_id
+    assert set(project.children(train.parent_id)) == {"train", *(f"{stage} (cached)" for stage in (*reads, "tune"))}
+
+
+def test_a_failed_stage_is_tried_again_beneath_its_parent_in_spite_of_an_on_demand_stage(project):
+    failed = project.fails("fetch", ValueError("broken"))
+    alone = project.fails("compare", ValueError("nothing there yet"))
+    assert alone.parent_id != failed.parent_id
+    assert project.run(alone.parent_id).info.status == "FAILED"
+    assert project.passes("fetch").parent_id == failed.parent_id
+
+
 def test_fetch_of_a_state_that_has_succeeded_begins_anew(project):
     assert project.passes("fetch").parent_id != project.passes("fetch").parent_id
 

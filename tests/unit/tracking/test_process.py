@@ -49,6 +49,8 @@ def test_a_changed_tree_is_dirty(repository):
 
 def test_dvc_writing_its_lock_does_not_make_the_tree_dirty(repository):
     Path("dvc.lock").write_text("2")
+    Path("compare").mkdir()
+    Path("compare/dvc.lock").write_text("of a stage beside the line, new")
     assert process.git_commit() == repository
 
 

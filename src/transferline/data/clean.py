@@ -1,0 +1,71 @@
+"""The training images alone, at any input size: backbones of several sizes are compared on them.
+
+They lie in a folder of one's own, beside the line's arrays, of which val and test are not read here.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from transferline.artifacts import Arrays, ManifestRow, SplitName
+from transferline.data.arrays import Recipe, class_names, labels_of, require_space, write_split
+from transferline.data.folders import replaced
+from transferline.data.preprocess import Fit
+
+_FORMAT = 1  # of what lies in a folder and of how it is made
+_TRAIN: SplitName = "train"
+
+
+def sample(rows: Sequence[ManifestRow], limit: int, seed: int) -> list[ManifestRow]:
+    """The training rows of a manifest, in its order: all, or about `limit`, the same share of every class."""
+    train = [row for row in rows if row.split == _TRAIN]
+    if len(train) <= limit:
+        return train
+    rng, kept = np.random.default_rng(seed), []
+    for label in sorted({row.label for row in train}):
+        of_class = [number for number, row in enumerate(train) if row.label == label]
+        count = max(round(limit * len(of_class) / len(train)), 1)
+        kept += rng.permutation(of_class)[:count].tolist()
+    return [train[number] for number in sorted(kept)]
+
+
+def decoded(
+    rows: Sequence[ManifestRow], root: Path, size: int, fit: Fit, folder: Path, *, multilabel: bool = False
+) -> tuple[Arrays, str]:
+    """Clean images of training rows, memory-mapped, and a digest of all they depend on.
+
+    Decoded once: they stay in `folder`, and those of other rows, of the same size, make room for them.
+
+    Args:
+        rows: from `sample`.
+        root: data.root.
+        size: side in pixels.
+        fit: how an image becomes square.
+        folder: may not exist yet.
+        multilabel: whether images have any number of labels.
+
+    Raises:
+        UserError: the disk is too small, or an image has changed since prepare.
+    """
+    assert {row.split for row in rows} == {_TRAIN}, "what is chosen on train must not see other splits"
+    digest = _digest(rows, size, fit)
+    place = folder / f"{size}-{digest}"
+    recipe = Recipe(size, fit, views=0, policy=(), seed=0, multilabel=multilabel)
+    if not place.exists():
+        for other in folder.glob(f"{size}-*"):
+            shutil.rmtree(other, ignore_errors=True)
+        with replaced(place) as partial:
+            require_space(partial, int(np.prod(recipe.shape(rows))), "lower compare.max_images or model.input_size")
+            write_split(rows, root, recipe, None, partial / _TRAIN)
+    images = np.load(place / _TRAIN / "images.npy", mmap_mode="r")
+    classes = class_names(rows, recipe)
+    return Arrays(images, labels_of(rows, classes, multilabel), [row.path for row in rows], classes), digest
+
+
+def _digest(rows: Sequence[ManifestRow], size: int, fit: Fit) -> str:
+    known = [_FORMAT, size, fit, [[row.path, row.sha256] for row in rows]]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]

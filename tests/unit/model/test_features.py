@@ -1,0 +1,64 @@
+"""Pooled features of a frozen backbone: what the head would see, whatever engine computes them."""
+
+import numpy as np
+import pytest
+import torch
+
+from transferline.artifacts import ModelCard
+from transferline.model import classifier, engines
+from transferline.model.features import Extractor, extract
+
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def net() -> classifier.Classifier:
+    card = ModelCard("mobilenet_v3_small", ["a", "b"], SIDE, "squash", [0.5] * 3, [0.2] * 3, dropout=0.1)
+    return classifier.build(card, "none", seed=0)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(2).integers(0, 256, (37, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def by_hand(net: classifier.Classifier, images: np.ndarray) -> np.ndarray:
+    net.eval()
+    with torch.inference_mode():
+        features = net.normalise(torch.from_numpy(images).permute(0, 3, 1, 2).float())
+        for block in net.blocks:
+            features = block(features)
+        return net.head.pool(features).flatten(1).numpy()
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch", "onnxruntime"])
+def test_features_are_what_the_head_takes_in(net: classifier.Classifier, images: np.ndarray, engine: str) -> None:
+    features = extract(net.train(), images, engine)
+    expected = by_hand(net, images)
+    assert features.dtype == np.float32
+    assert features.shape == (37, 576)
+    np.testing.assert_allclose(features, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_they_do_not_depend_on_the_batch(net: classifier.Classifier, images: np.ndarray) -> None:
+    extractor = Extractor(net, images[:1], "torch", count=37)
+    one_by_one = np.concatenate([extractor(images[row : row + 1]) for row in range(5)])
+    np.testing.assert_allclose(extractor(images)[:5], one_by_one, rtol=1e-4, atol=1e-6)
+
+
+def test_the_progress_bar_is_named(
+    net: classifier.Classifier, images: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extract(net, images, "torch", label="audit")
+    assert "audit: frozen backbone, by torch" in capsys.readouterr().out
+
+
+def test_translating_pays_where_many_images_are_to_come(
+    net: classifier.Classifier, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+    monkeypatch.setattr(engines, "in_onnxruntime", lambda prefix, _: tried.append(1) or engines.in_torch(prefix))
+    Extractor(net, images)
+    assert not tried
+    Extractor(net, images, count=10**9)
+    assert tried
