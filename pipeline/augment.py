@@ -1,4 +1,4 @@
-"""augment: decode once, into clean arrays of every split and augmented views of train."""
+"""augment: audit the policy; decode once, into clean arrays of every split and augmented views of train."""
 
 from functools import partial
 from pathlib import Path
@@ -9,17 +9,23 @@ from transferline.artifacts import ARRAYS, MANIFEST, REPORTS, read_arrays, read_
 
 def main() -> None:
     params = config.load("seed", "data", "model", "augment", "tracking")
-    rows, root, augment = read_manifest(), Path(params.data.root), params.augment
+    rows, root, augment, model = read_manifest(), Path(params.data.root), params.augment, params.model
     print(f"augment: {len(rows)} images, {augment.views} augmented views of each training image", flush=True)
     with tracking.stage("augment", params, inputs=[MANIFEST, root]) as run:
-        from transferline.data import arrays, pictures
-        from transferline.model import backbones
+        from transferline.data import arrays, clean, pictures
+        from transferline.evaluation import audit_report
+        from transferline.model import backbones, probing
 
-        size = params.model.input_size or backbones.input_size(params.model.backbone)
-        multilabel = params.data.labels is not None
+        size, multilabel = model.input_size or backbones.input_size(model.backbone), params.data.labels is not None
         recipe = arrays.Recipe(
-            size, params.model.resize, augment.views, augment.policy, params.seed, augment.online, multilabel
+            size, model.resize, augment.views, augment.policy, params.seed, augment.online, multilabel
         )
+        take = partial(clean.taken, rows, root, recipe, augment.workers)
+        look = partial(probing.look, take, model, params.seed)
+        if verdict := audit_report.run(augment, model.weights, look, REPORTS / "augment", params.seed):
+            run.log_metrics(verdict.metrics())
+            run.log_artifacts(REPORTS / "augment")
+            verdict.enforce(augment.audit)
         written = arrays.write(rows, root, recipe, augment.workers)
         names = [transform.name for transform in augment.policy if transform.enabled]
         train = read_arrays("train")

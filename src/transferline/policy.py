@@ -4,12 +4,13 @@ Ranges are [low, high], drawn uniformly; `p` is the probability that the transfo
 a view; `enabled: false` switches it off without deleting it.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Range = Annotated[tuple[float, float], Strict(False)]
+MAX_MAGNITUDE = 30  # strengths of TrivialAugment and RandAugment are whole numbers from 0 on
 
 
 class Section(BaseModel):
@@ -154,6 +155,54 @@ class RandomErasing(_Transform):
         return self
 
 
+Operation = Literal[
+    "identity",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
+    "rotate",
+    "brightness",
+    "color",
+    "contrast",
+    "sharpness",
+    "posterize",
+    "solarize",
+    "auto_contrast",
+    "equalize",
+]
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+
+
+class _Automatic(_Transform):
+    """A published policy in one: it draws from the list of operations."""
+
+    exclude: Annotated[tuple[Operation, ...], Strict(False)] = Field(
+        (), description="operations that are never drawn, as [rotate, shear_x, shear_y]"
+    )
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """Those that may be drawn."""
+        return tuple(operation for operation in OPERATIONS if operation not in self.exclude)
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> Self:
+        if not set(self.operations) - {"identity"}:
+            raise ValueError("exclude: no operation is left to draw; name fewer, or set enabled: false")
+        return self
+
+
+class TrivialAugment(_Automatic):
+    name: Literal["trivial_augment"]
+
+
+class RandAugment(_Automatic):
+    name: Literal["rand_augment"]
+    n: int = Field(2, ge=1, le=len(OPERATIONS), description="operations in a row, each drawn anew")
+    magnitude: int = Field(9, ge=0, le=MAX_MAGNITUDE, description="strength of every operation")
+
+
 Transform = Annotated[
     Rotation
     | QuarterTurns
@@ -168,6 +217,8 @@ Transform = Annotated[
     | Hue
     | GaussianNoise
     | Blur
-    | RandomErasing,
+    | RandomErasing
+    | TrivialAugment
+    | RandAugment,
     Field(discriminator="name"),
 ]

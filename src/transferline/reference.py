@@ -141,13 +141,18 @@ def _type(annotation: Any) -> str:
     if origin is Literal:
         return ", ".join(f"`{choice}`" for choice in arguments)
     if origin is tuple:
-        kind = "name" if arguments[0] is str else _type(arguments[0])
-        return f"list of {kind}s" if arguments[-1] is Ellipsis else "[low, high]"
+        return _list(arguments[0]) if arguments[-1] is Ellipsis else "[low, high]"
     if origin is Annotated:
         return _type(arguments[0])
     if arguments:
         return " or ".join(_type(part) for part in arguments)
     return "{" + ", ".join(annotation.model_fields) + "}"
+
+
+def _list(kind: Any) -> str:
+    if kind is str:
+        return "list of names"
+    return f"list of {_type(kind)}{'s' if kind in _NAMES else ''}"
 
 
 def _value(value: Any) -> str:

@@ -6,9 +6,9 @@ default, its range and what it means; the README's table of parameters is genera
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, Strict, model_validator
+from pydantic import Field, Strict, field_validator, model_validator
 
-from transferline.policy import Probability, Section, Transform
+from transferline.policy import Probability, RandAugment, Section, Transform, TrivialAugment
 
 DEFAULT_SEED = 42
 Seed = Annotated[int, Strict(), Field(ge=0, le=2**32 - 1)]
@@ -135,6 +135,24 @@ class Augment(Section):
     )
     workers: int | None = Field(None, ge=0, le=256, description="processes; null: one a core")
     policy: Annotated[tuple[Transform, ...], Strict(False)] = Field((), description="transforms, applied in this order")
+    audit: Literal["warn", "refuse", "off"] = Field(
+        "warn", description="what to do about a transform that a probe finds to destroy labels"
+    )
+
+    @field_validator("audit", mode="before")
+    @classmethod
+    def _off(cls, given: Any) -> Any:
+        return "off" if given is False else given
+
+    @field_validator("policy")
+    @classmethod
+    def _one_automatic(cls, transforms: tuple[Transform, ...]) -> tuple[Transform, ...]:
+        automatic = [one.name for one in transforms if one.enabled and isinstance(one, TrivialAugment | RandAugment)]
+        if len(automatic) > 1:
+            raise ValueError(
+                f"{' and '.join(automatic)} are each a whole policy; keep one of them, beside any other transforms"
+            )
+        return transforms
 
 
 class Evaluate(Section):

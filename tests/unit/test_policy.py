@@ -31,7 +31,7 @@ def test_every_transform_is_picked_by_its_name_and_valid_by_default(tmp_path: Pa
 
 def test_names_are_distinct() -> None:
     names = [_name(model) for model in TRANSFORMS]
-    assert len(set(names)) == len(names) == 14
+    assert len(set(names)) == len(names) == 16
 
 
 def test_order_and_values_are_kept(tmp_path: Path) -> None:
@@ -99,6 +99,8 @@ def test_a_mistake_names_the_entry_and_the_key(tmp_path: Path, entry: str, what:
         ("{name: blur, sigma: [0, 1]}", "sigma: 0 is outside 0.01..20"),
         ("{name: random_erasing, area: [0, 0.1]}", "area: 0 is outside 0.001..0.9"),
         ("{name: random_erasing, ratio: [0.3, 20]}", "ratio: 20 is outside 0.1..10"),
+        ("{name: rand_augment, magnitude: 31}", "magnitude: 31 is out of range"),
+        ("{name: rand_augment, n: 0}", "n: 0 is out of range"),
     ],
 )
 def test_a_range_outside_its_bounds_is_refused(tmp_path: Path, entry: str, message: str) -> None:
@@ -106,3 +108,30 @@ def test_a_range_outside_its_bounds_is_refused(tmp_path: Path, entry: str, messa
         _load(tmp_path, entry)
     assert message in caught.value.what
     assert caught.value.fix.startswith("the nearest right value is ")
+
+
+def test_operations_of_an_automatic_policy_are_excluded_by_name(tmp_path: Path) -> None:
+    _, trivial = _load(tmp_path, "{name: trivial_augment, exclude: [rotate, shear_x]}")
+    assert len(trivial.operations) == 12
+    assert not {"rotate", "shear_x"} & set(trivial.operations)
+    with pytest.raises(UserError) as caught:
+        _load(tmp_path, "{name: trivial_augment, exclude: [rotation]}")
+    assert caught.value.what.endswith("augment.policy[1] (trivial_augment): exclude[0]: 'rotation' is not known")
+    assert caught.value.fix == "did you mean 'rotate'?"
+
+
+def test_an_automatic_policy_must_have_something_to_draw(tmp_path: Path) -> None:
+    left_out = ", ".join(sorted(set(policy.OPERATIONS) - {"identity"}))
+    with pytest.raises(UserError) as caught:
+        _load(tmp_path, f"{{name: rand_augment, exclude: [{left_out}]}}")
+    assert caught.value.what.endswith("(rand_augment): exclude: no operation is left to draw")
+    assert "enabled: false" in caught.value.fix
+
+
+def test_two_automatic_policies_contradict_each_other(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        _load(tmp_path, "{name: trivial_augment}\n    - {name: rand_augment}")
+    assert caught.value.what.endswith("augment.policy: trivial_augment and rand_augment are each a whole policy")
+    assert caught.value.fix == "keep one of them, beside any other transforms"
+    kept = _load(tmp_path, "{name: trivial_augment}\n    - {name: rand_augment, enabled: false}")
+    assert [transform.enabled for transform in kept] == [True, True, False]

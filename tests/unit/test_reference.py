@@ -76,6 +76,7 @@ def test_lists_and_ranges_are_shown() -> None:
         "`[efficientnet_lite0, efficientnet_lite1, efficientnet_lite2]`",
     )
     assert "| `rotation: degrees` | [low, high] | `[-10, 10]` |" in reference.markdown()
+    assert "| `rand_augment: exclude` | list of `identity`, `shear_x`, " in reference.markdown()
 
 
 def test_every_parameter_says_what_it_means() -> None:

@@ -55,3 +55,9 @@ def test_a_head_that_contradicts_itself_is_refused(given: dict[str, object], mes
 def test_a_csv_of_labels_does_not_go_with_a_torchvision_set() -> None:
     text = _refusal(sections.Data, labels="labels.csv", torchvision="CIFAR10")
     assert "labels: labels.csv goes with images of your own, not with torchvision: CIFAR10; set one of them" in text
+
+
+def test_the_audit_is_switched_off_by_the_word_and_by_what_yaml_makes_of_it() -> None:
+    assert sections.Augment.model_validate({"audit": "off"}).audit == "off"
+    assert sections.Augment.model_validate({"audit": False}).audit == "off"
+    assert "'warn', 'refuse' or 'off'" in _refusal(sections.Augment, audit=True)

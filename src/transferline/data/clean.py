@@ -1,12 +1,15 @@
-"""The training images alone, at any input size: backbones of several sizes are compared on them.
+"""Some clean images without the line's arrays: to compare backbones on, at any input size, or to audit the policy on.
 
-They lie in a folder of one's own, beside the line's arrays, of which val and test are not read here.
+Backbones are compared on training images alone, which lie in a folder of their own.
 """
 
 import hashlib
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +23,43 @@ _FORMAT = 1  # of what lies in a folder and of how it is made
 _TRAIN: SplitName = "train"
 
 
-def sample(rows: Sequence[ManifestRow], limit: int, seed: int) -> list[ManifestRow]:
-    """The training rows of a manifest, in its order: all, or about `limit`, the same share of every class."""
-    train = [row for row in rows if row.split == _TRAIN]
-    if len(train) <= limit:
-        return train
+def sample(rows: Sequence[ManifestRow], limit: int, seed: int, split: SplitName = _TRAIN) -> list[ManifestRow]:
+    """Rows of a split of the manifest, in its order: all, or about `limit`, the same share of every class.
+
+    Sets of labels may be as many as images are; they are drawn from without regard to them where that is so.
+    """
+    part = [row for row in rows if row.split == split]
+    if len(part) <= limit:
+        return part
     rng, kept = np.random.default_rng(seed), []
-    for label in sorted({row.label for row in train}):
-        of_class = [number for number, row in enumerate(train) if row.label == label]
-        count = max(round(limit * len(of_class) / len(train)), 1)
+    for label in sorted({row.label for row in part}):
+        of_class = [number for number, row in enumerate(part) if row.label == label]
+        count = max(round(limit * len(of_class) / len(part)), 1)
         kept += rng.permutation(of_class)[:count].tolist()
-    return [train[number] for number in sorted(kept)]
+    if len(kept) > 2 * limit:
+        kept = rng.permutation(len(part))[:limit].tolist()
+    return [part[number] for number in sorted(kept)]
+
+
+def taken(
+    rows: Sequence[ManifestRow], root: Path, recipe: Recipe, workers: int | None, *, limit: int, split: SplitName
+) -> Arrays:
+    """About `limit` clean images of a split, decoded as they will be stored, in memory.
+
+    Args:
+        rows: all of the manifest.
+        root: data.root.
+        workers: as `arrays.write`.
+
+    Raises:
+        UserError: an image has changed since prepare.
+    """
+    part, classes = sample(rows, limit, recipe.seed, split), class_names(rows, recipe)
+    with tempfile.TemporaryDirectory() as scratch:
+        processes = os.cpu_count() if workers is None else workers
+        write_split(part, root, replace(recipe, views=0), processes, Path(scratch) / split)
+        images = np.load(Path(scratch) / split / "images.npy")
+    return Arrays(images, labels_of(part, classes, recipe.multilabel), [row.path for row in part], classes)
 
 
 def decoded(

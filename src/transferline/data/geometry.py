@@ -34,9 +34,30 @@ def move(image: Tensor, transforms: Sequence[Affine], rng: np.random.Generator) 
     corners = [complex(right, down) * side / 2 for right in (-1, 1) for down in (-1, 1)]
     sources = [(corner - offset) / factor for corner in corners]
     reach = max(max(abs(source.real), abs(source.imag)) for source in sources)
+    degrees = math.degrees(cmath.phase(factor))
+    return warp(image, reach, degrees=degrees, shift=(offset.real, offset.imag), scale=abs(factor))
+
+
+def warp(
+    image: Tensor,
+    reach: float,
+    *,
+    degrees: float = 0.0,
+    shift: tuple[float, float] = (0.0, 0.0),
+    scale: float = 1.0,
+    shear: tuple[float, float] = (0.0, 0.0),
+) -> Tensor:
+    """`image`, float32 [3, S, S], turned, shifted, zoomed and sheared about its centre; borders are mirrored.
+
+    Args:
+        reach: how far from the centre, along an axis, pixels are taken from.
+        degrees: clockwise.
+        shift: to the right and down, in pixels.
+        shear: angles along x and y in degrees.
+    """
+    side = image.shape[-1]
     wide = _mirrored(image, math.ceil(reach - side / 2) + 1)
-    degrees, shift = math.degrees(cmath.phase(factor)), [offset.real, offset.imag]
-    moved = v2.affine(wide, degrees, shift, abs(factor), [0.0, 0.0], InterpolationMode.BILINEAR)
+    moved = v2.affine(wide, degrees, list(shift), scale, list(shear), InterpolationMode.BILINEAR)
     return v2.center_crop(moved, [side, side])
 
 

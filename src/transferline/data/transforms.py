@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as v2
 
 from transferline import policy
-from transferline.data import geometry
+from transferline.data import automatic, geometry
 from transferline.data.images import Pixels
 from transferline.data.preprocess import Resize
 from transferline.policy import Transform
@@ -164,3 +164,16 @@ def _(transform: policy.RandomErasing, image: Tensor, rng: np.random.Generator) 
     top, left, height, width = box
     values = torch.from_numpy(rng.random((image.shape[0], height, width), dtype=np.float32))
     return v2.erase(image, top, left, height, width, values.to(image.device))
+
+
+# --- whole policies --------------------------------------------------------------------------
+
+
+@apply.register
+def _(transform: policy.TrivialAugment, image: Tensor, rng: np.random.Generator) -> Tensor:
+    return automatic.trivial(transform, image, rng)
+
+
+@apply.register
+def _(transform: policy.RandAugment, image: Tensor, rng: np.random.Generator) -> Tensor:
+    return automatic.rand(transform, image, rng)

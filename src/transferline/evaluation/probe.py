@@ -55,7 +55,9 @@ class Probe:
         return (scores > 0).astype(np.int64) if self.multilabel else scores.argmax(axis=1).astype(np.int64)
 
 
-def fit_probe(features: Features, labels: Labels, classes: int, seed: int) -> Probe:
+def fit_probe(
+    features: Features, labels: Labels, classes: int, seed: int, *, prior: float = PRIOR, one_scale: bool = False
+) -> Probe:
     """Fit on all of `features`; a class that does not occur in `labels` is never predicted.
 
     Args:
@@ -63,22 +65,26 @@ def fit_probe(features: Features, labels: Labels, classes: int, seed: int) -> Pr
         labels: int64 [N], indices below `classes`; multilabel: int64 [N, classes] of 0 and 1, a probe for each column.
         classes: C.
         seed: of the solver.
+        prior: variance of a logit before any image is seen; the smaller, the simpler the probe.
+        one_scale: all features are divided by one number instead of each by its own.
     """
     mean, spread = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
     # What hardly ever varies, as most of a backbone's features on images of one kind, is noise: it is not magnified.
     scale = np.maximum(spread, spread.mean() or 1.0)
+    if one_scale:
+        scale = np.full_like(spread, np.sqrt(np.mean(spread**2)) or 1.0)
     standardised = (features - mean) / scale
     if labels.ndim == 1:
-        return Probe(mean, scale, *_fit(standardised, labels, classes, seed))
+        return Probe(mean, scale, *_fit(standardised, labels, classes, seed, prior))
     weights, bias = np.empty((features.shape[1], classes)), np.empty(classes)
     for column in range(classes):
-        pair, offsets = _fit(standardised, labels[:, column], 2, seed)
+        pair, offsets = _fit(standardised, labels[:, column], 2, seed, prior)
         weights[:, column], bias[column] = pair[:, 1] - pair[:, 0], offsets[1] - offsets[0]
     return Probe(mean, scale, weights, bias, multilabel=True)
 
 
 def _fit(
-    standardised: npt.NDArray[np.float64], labels: Labels, classes: int, seed: int
+    standardised: npt.NDArray[np.float64], labels: Labels, classes: int, seed: int, prior: float
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Weights [P, C] and bias [C] of one softmax."""
     weights, bias = np.zeros((standardised.shape[1], classes)), np.full(classes, -np.inf)
@@ -86,7 +92,7 @@ def _fit(
     bias[present] = 0.0
     if len(present) == 1:
         return weights, bias
-    solver = LogisticRegression(C=PRIOR / standardised.shape[1], max_iter=ITERATIONS, random_state=seed)
+    solver = LogisticRegression(C=prior / standardised.shape[1], max_iter=ITERATIONS, random_state=seed)
     with warnings.catch_warnings():  # where it stops early, what it has is good enough to compare
         warnings.simplefilter("ignore", ConvergenceWarning)
         solver.fit(standardised, labels)

@@ -162,3 +162,11 @@ def test_the_interval_allows_for_folds_that_share_what_they_are_fitted_on() -> N
     assert interval([1.0, 1.0, 1.0]) == (1.0, 1.0, 1.0)
     assert interval([0.9, 1.0, 1.0])[2] == 1.0
     assert interval([0.5]) == (0.5, 0.0, 1.0)
+
+
+def test_of_one_scale_the_features_keep_their_proportions_and_a_smaller_prior_is_a_flatter_probe() -> None:
+    features, labels = blobs()
+    wide, flat = (fit_probe(features, labels, 3, seed=0, prior=prior, one_scale=True) for prior in (10.0, 0.01))
+    assert len(set(wide.scale)) == 1
+    assert wide.scale[0] == pytest.approx(np.sqrt(features.var(axis=0, dtype=np.float64).mean()))
+    assert np.abs(flat.weights).max() < np.abs(wide.weights).max()
