@@ -16,7 +16,7 @@ def main() -> None:
         from transferline.evaluation import audit_report
         from transferline.model import backbones, probing
 
-        size, multilabel = model.input_size or backbones.input_size(model.backbone), params.data.labels is not None
+        size, multilabel = backbones.input_size(model.backbone, model.input_size), params.data.labels is not None
         recipe = arrays.Recipe(
             size, model.resize, augment.views, augment.policy, params.seed, augment.online, multilabel
         )

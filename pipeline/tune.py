@@ -13,7 +13,7 @@ def main() -> None:
         if params.tune.trials == 0:
             from transferline.training.start import start_as_best
 
-            best = start_as_best(params.tune, run.run_id)
+            best = start_as_best(params.tune, params.model.backbone, run.run_id)
             print("tune: no trials wanted (tune.trials: 0): tune.start is taken as best", flush=True)
         else:
             from transferline.model.activations import Cache

@@ -77,7 +77,9 @@ class Head(Section):
 
 
 class Model(Section):
-    backbone: str = Field("efficientnet_lite0", description="a registered backbone")
+    backbone: str = Field(
+        "efficientnet_lite0", description="as `transferline backbones` lists them, or timm/NAME for any of timm's"
+    )
     weights: str = Field(
         "pretrained", min_length=1, description="pretrained, none, or a path to a state dict (.pth, .safetensors)"
     )

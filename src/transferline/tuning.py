@@ -138,6 +138,17 @@ class Start(Section):
     lr: float = Field(2e-3, gt=0, le=MAX_LR, description="learning rate of the head")
     batch_size: int = Field(32, ge=1, description="images a step")
     freeze_depth: int = Field(3, ge=0, description="frozen blocks, from the input on")
+    freeze_to: str | None = Field(
+        None,
+        min_length=1,
+        description="or the last frozen block by name, as layer3; `transferline backbones --blocks NAME` lists them",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if self.freeze_to is not None and "freeze_depth" in self.model_fields_set:
+            raise ValueError("freeze_to and freeze_depth both say how deep to freeze; give one of them")
+        return self
 
 
 class Tune(Fit):
@@ -165,7 +176,7 @@ class Tune(Fit):
         if start.batch_size not in self.search.batch_size:
             nearest = min(self.search.batch_size, key=lambda size: abs(size - start.batch_size))
             raise ValueError(f"start.batch_size: {start.batch_size} is not in search.batch_size; {nearest} is nearest")
-        if not depth.low <= start.freeze_depth <= high:
+        if start.freeze_to is None and not depth.low <= start.freeze_depth <= high:
             nearest = min(max(start.freeze_depth, depth.low), high)
             raise ValueError(
                 f"start.freeze_depth: {start.freeze_depth} is outside search.freeze_depth;"

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from tests.contract.test_dvc import ORDER
-from tests.line.conftest import CLASSES, Project, ran
+from tests.line.conftest import CLASSES, Project, ran, set_params
 from transferline.artifacts import read_manifest, read_predictions
 
 
@@ -131,7 +131,7 @@ def test_a_changed_image_wakes_prepare(line: Project) -> None:
 def test_a_mistake_in_params_stops_the_line_with_one_message(line: Project) -> None:
     path = Path(line.root / "params.yaml")
     kept = path.read_text(encoding="utf-8")
-    path.write_text(kept + "  max_ec: 0.2\n", encoding="utf-8")
+    set_params(path, {"register": {"max_ec": 0.2}})
     try:
         done = line.run(sys.executable, "-m", "pipeline.register")
     finally:

@@ -180,7 +180,7 @@ def test_the_first_trial_takes_the_sections_own_values_or_the_nearest() -> None:
         }
     )
     assert tuning.first(config, Model(dropout=0.3)) == {
-        **config.start.model_dump(),
+        **config.start.model_dump(exclude={"freeze_to"}),
         "weight_decay": 0.1,
         "ema": 0.9,
         "accumulate": 1,
@@ -216,3 +216,8 @@ def test_choices_that_contradict_the_section_are_refused(config: Fit, choices: d
 def test_a_head_that_contradicts_itself_is_refused() -> None:
     with pytest.raises(UserError, match=r"model\.head: norm: batch is of hidden layers"):
         tuning.model_with(Model(), {"norm": "batch"})
+
+
+def test_a_freeze_depth_is_given_once() -> None:
+    assert "both say how deep to freeze; give one of them" in _refusal(tuning.Start, freeze_depth=3, freeze_to="layer2")
+    assert tuning.Tune.model_validate({"start": {"freeze_to": "layer2"}}).start.freeze_to == "layer2"

@@ -166,3 +166,33 @@ def _run_script(name: str, *arguments: str) -> None:
     sys.path.insert(0, str(Path.cwd()))
     sys.argv = [str(script), *arguments]
     runpy.run_path(str(script), run_name="__main__")
+
+
+@app.command("backbones")
+def list_backbones(
+    name: Annotated[list[str] | None, typer.Argument(help="Some alone; timm/NAME is any model of timm's.")] = None,
+    blocks: Annotated[str | None, typer.Option(help="List the blocks of this one, as freeze_to names them.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the backbones: what they cost at their own input size, and where their weights come from."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from transferline.deploy import catalogue, display
+    from transferline.model import backbones
+
+    if blocks:
+        parts = catalogue.blocks(backbones.spec(blocks))
+        if as_json:
+            print(json.dumps(catalogue.as_records(parts)))
+        else:
+            display.print_blocks(parts)
+        return
+    names, console = name or list(backbones.REGISTRY), Console(stderr=True)
+    quiet = not console.is_terminal
+    bar = track(catalogue.entries(names), "measuring", len(names), console=console, transient=True, disable=quiet)
+    rows = list(bar)
+    if as_json:
+        print(json.dumps(catalogue.as_records(rows)))
+    else:
+        display.print_backbones(rows)

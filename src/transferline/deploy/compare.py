@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from transferline import sections
-from transferline.artifacts import Arrays, ManifestRow, ModelCard
+from transferline.artifacts import Arrays, ManifestRow
 from transferline.config import Params
 from transferline.data import clean, images
 from transferline.deploy import export, latency
@@ -22,7 +22,7 @@ from transferline.evaluation.probe import cross_validate
 from transferline.model import backbones, classifier
 from transferline.model.activations import Cache
 from transferline.model.backbones import Spec
-from transferline.model.classifier import Classifier
+from transferline.model.classifier import Classifier, make_card
 from transferline.model.features import extract
 
 
@@ -74,7 +74,8 @@ class Comparison:
         start = time.perf_counter()
         arrays, digest = self._decoded(spec)
         try:
-            net = classifier.build(self._card(spec, arrays), self.params.compare.weights, self.params.seed)
+            model = self.params.model.model_copy(update={"backbone": spec.name, "stochastic_depth": None})
+            net = classifier.build(make_card(model, arrays), self.params.compare.weights, self.params.seed)
         except UserError as error:
             return Skipped(spec.name, error.what)
         features = self._features(net, arrays, digest)
@@ -100,19 +101,6 @@ class Comparison:
         data, size = self.params.data, self.params.model.input_size or spec.input_size
         given = (self.rows, Path(data.root), size, self.params.model.resize, self.folder)
         return clean.decoded(*given, multilabel=data.labels is not None)
-
-    def _card(self, spec: Spec, arrays: Arrays) -> ModelCard:
-        return ModelCard(
-            backbone=spec.name,
-            classes=arrays.classes,
-            input_size=int(arrays.images.shape[2]),
-            resize=self.params.model.resize,
-            mean=list(spec.mean),
-            std=list(spec.std),
-            dropout=self.params.model.dropout,
-            head=self.params.model.head,
-            task="multilabel" if arrays.multilabel else "multiclass",
-        )
 
     def _features(self, net: Classifier, arrays: Arrays, digest: str) -> npt.NDArray[np.float32]:
         """float32 [N, P] behind all blocks, pooled; from the cache, where it may be used and has room."""

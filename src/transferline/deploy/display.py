@@ -10,7 +10,8 @@ from rich.filesize import decimal
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from transferline.deploy.plan import Plan  # which predict has no use for
+    from transferline.deploy.catalogue import Block, Entry  # for which predict has no use, nor for the next
+    from transferline.deploy.plan import Plan
 
 _UNFOLDED = 10_000  # columns
 
@@ -57,3 +58,45 @@ def print_plan(plan: "Plan", root: Path) -> None:
     )
     for warning in plan.warnings:
         print(f"warning: {warning}")
+
+
+def print_backbones(entries: "Iterable[Entry]") -> None:
+    """Print the catalogue; counts are of one image at the backbone's own input size."""
+    columns = ("backbone", "family", ">blocks", ">Mparams", ">GMACs", ">input", ">features", ">top-1")
+    rows = [
+        (
+            found.name,
+            found.family,
+            found.blocks,
+            f"{found.parameters / 1e6:.1f}",
+            f"{found.multiply_adds / 1e9:.2f}",
+            found.input_size,
+            found.feature_dim,
+            "" if found.top1 is None else f"{found.top1:.1f}",
+            "yes" if found.here else "",
+            found.source,
+            found.licence,
+        )
+        for found in entries
+    ]
+    print_table((*columns, "here", "weights", "licence"), rows)
+    print("GMACs: 10^9 multiply-adds (FLOPs are twice as many) for one image of the input size, in pixels.")
+    print("Without the library's classification layers. top-1: on ImageNet, as the library states it, in percent.")
+    print(
+        "here: the weights are on this machine. Any model of timm's is `timm/NAME`; its licence is as timm states it."
+    )
+
+
+def print_blocks(blocks: "Iterable[Block]") -> None:
+    """Print the blocks of one backbone: what `freeze_to` and `freeze_depth` mean there."""
+    rows = [
+        (
+            block.name,
+            block.depth,
+            f"{block.parameters:,}",
+            f"{block.multiply_adds / 1e6:,.1f}",
+            " x ".join(map(str, block.shape)),
+        )
+        for block in blocks
+    ]
+    print_table(("freeze_to", ">freeze_depth", ">parameters", ">million multiply-adds", ">gives"), rows)

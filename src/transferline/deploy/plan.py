@@ -9,6 +9,7 @@ from transferline.config import Params
 from transferline.data import sources
 from transferline.data.sources import Layout
 from transferline.errors import UserError
+from transferline.model import depths
 from transferline.model.backbones import Spec
 
 _IMBALANCE = 5  # times as many images in the largest class as in the smallest
@@ -46,10 +47,13 @@ def make(params: Params, layout: Layout, backbone: Spec, free_bytes: int) -> Pla
     """Plan a run on the files of `layout`.
 
     Raises:
-        UserError: a class has too few images, a freeze depth is beyond the backbone, or the weights are missing.
+        UserError: a class has too few images, the backbone cannot do what is asked of it, or the weights are missing.
     """
     sources.require_enough(layout.classes, params.prepare.min_images_per_class, labels=layout.labels)
-    _require_depth(params, backbone)
+    depths.resolve(params.tune, backbone)
+    backbone.require_size(params.model.input_size or backbone.input_size)
+    backbone.require_stochastic_depth(params.model.stochastic_depth)
+    backbone.require_pooling(params.model.head.pooling)
     _require_weights(params.model.weights)
     splits = split_counts(params, layout)
     size = params.model.input_size or backbone.input_size
@@ -108,21 +112,6 @@ def work(params: Params, splits: dict[SplitName, int]) -> list[Work]:
         Work("evaluate", f"{val} val and {test} test images", val + test, 0),
         Work("export", f"{test} test images, alone and in batches", 2 * test, 0),
     ]
-
-
-def _require_depth(params: Params, backbone: Spec) -> None:
-    search = params.tune.search.freeze_depth
-    given = {
-        "tune.start.freeze_depth": params.tune.start.freeze_depth,
-        "tune.search.freeze_depth.low": search.low,
-        "tune.search.freeze_depth.high": search.high,
-    }
-    for key, depth in given.items():
-        if depth is not None and depth > backbone.depth:
-            raise UserError(
-                f"params.yaml: {key}: {depth} is out of range: {backbone.name} has {backbone.depth} blocks",
-                f"the nearest right value is {backbone.depth}",
-            )
 
 
 def _require_weights(weights: str) -> None:

@@ -10,12 +10,13 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from transferline.artifacts import ModelCard, atomic, read_card, write_card
+from transferline.artifacts import Arrays, ModelCard, atomic, read_card, write_card
 from transferline.errors import UserError
 from transferline.model import backbones, memory
 from transferline.model.backbones import Spec
 from transferline.model.head import Head, Pool
 from transferline.model.weights import load_weights
+from transferline.sections import Model
 
 WEIGHTS = "model.safetensors"
 
@@ -113,17 +114,35 @@ class Suffix(_Freezable):
         return self.head.classify(features) if self.pooled else self.head(features)
 
 
+def make_card(model: Model, arrays: Arrays) -> ModelCard:
+    """The card of a new classifier of the images in `arrays`. Raises UserError for an unknown backbone."""
+    spec = backbones.spec(model.backbone)
+    return ModelCard(
+        backbone=model.backbone,
+        classes=arrays.classes,
+        input_size=int(arrays.images.shape[2]),
+        resize=model.resize,
+        mean=list(spec.mean),
+        std=list(spec.std),
+        dropout=model.dropout,
+        head=model.head,
+        stochastic_depth=model.stochastic_depth,
+        task="multilabel" if arrays.multilabel else "multiclass",
+    )
+
+
 def build(card: ModelCard, weights: str, seed: int) -> Classifier:
     """A classifier with the backbone's `weights` (see load_weights) and a fresh, seeded head.
 
     Raises:
-        UserError: for an unknown backbone, or weights that cannot be had or do not fit.
+        UserError: for an unknown backbone, an input size or a stochastic depth that it cannot take, or weights that
+            cannot be had or do not fit.
     """
     memory.keep_freed()  # here, since every process that runs a network in torch comes by
     spec = backbones.spec(card.backbone)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = spec.create()
+        model = spec.create(card.stochastic_depth, card.input_size)
         load_weights(model, spec, weights)
         blocks = spec.cut(model)
         return Classifier(blocks, _head(blocks, spec, card), card)
@@ -142,11 +161,7 @@ def _head(blocks: list[nn.Module], spec: Spec, card: ModelCard) -> Head:
     kind = card.head.pooling
     if kind == "auto":
         kind = "token" if spec.prefix_tokens else "average"
-    if kind == "token" and not spec.prefix_tokens:
-        raise UserError(
-            f"model.head.pooling: token: {spec.name} has no class token",
-            "choose one of: auto, average, max, average_max, generalised_mean, flatten",
-        )
+    spec.require_pooling(kind)
     pool = Pool(kind, spec.prefix_tokens)
     width = spec.feature_dim * (2 if kind == "average_max" else 1)
     if kind == "flatten":  # the one width that depends on the size of the input

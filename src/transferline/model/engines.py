@@ -47,8 +47,8 @@ class Prefix(nn.Module):
         left = []
         for number, block in enumerate(net.blocks[self.start : self.depths[-1]], self.start + 1):
             features = block(features)
-            if number in self.depths:
-                left.append(net.head.pool(features) if number == len(net.blocks) else features)
+            if number in self.depths:  # copied, since the next block may begin with a layer that works in place
+                left.append(net.head.pool(features) if number == len(net.blocks) else features.clone())
         return tuple(left)
 
 
@@ -108,7 +108,9 @@ def in_torch(prefix: Prefix) -> Engine:
         prefix.to(device).to(memory_format=torch.channels_last)
         given = torch.from_numpy(np.array(batch)).to(device)  # a copy: what is mapped cannot be written to
         if prefix.start:
-            given = given.float().contiguous(memory_format=torch.channels_last)
+            given = given.float()
+            if given.ndim == 4:  # tokens, and what fully connected layers give, have no such layout
+                given = given.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16) if half else nullcontext():
             return [np.ascontiguousarray(left.float().cpu().numpy()) for left in prefix(given)]
 

@@ -1,19 +1,20 @@
 """What the policy audit looks at: a frozen backbone's features of clean and of transformed images."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from transferline.artifacts import Arrays, ModelCard
+from transferline.artifacts import Arrays
 from transferline.data import transforms
 from transferline.data.arrays import one_thread
 from transferline.data.evidence import Evidence, Transformed
 from transferline.data.images import Pixels
-from transferline.model import backbones, classifier
+from transferline.model import classifier
 from transferline.model.features import Extractor
 from transferline.policy import Transform
-from transferline.sections import Model
+from transferline.sections import Head, Model
 
 TRAIN_IMAGES, VAL_IMAGES = 400, 300  # about, at most: more take longer and change little
 
@@ -33,7 +34,9 @@ def look(take: Callable[..., Arrays], model: Model, seed: int, policy: Sequence[
     """
     train, val = take(limit=TRAIN_IMAGES, split="train"), take(limit=VAL_IMAGES, split="val")
     known, clean = train.images[:, 0], val.images[:, 0]
-    net = classifier.build(_card(model, train), model.weights, seed)
+    # Of the head its pooling alone is used; a flattened feature map would be too wide for a quick probe.
+    card = replace(classifier.make_card(model, train), head=Head())
+    net = classifier.build(card, model.weights, seed)
     extract = Extractor(net, known, count=len(known) + len(clean) * (1 + len(policy)))
     return Evidence(
         backbone=model.backbone,
@@ -53,17 +56,3 @@ def _transformed(images: Pixels, transform: Transform, extract: Extractor, seed:
         seeds = [(seed, index) for index in range(len(images))]
         changed = transforms.drawn(torch.from_numpy(np.array(images)), [always], seeds).numpy()
     return Transformed(transform, extract(changed, f"audit: {transform.name}"), changed[0])
-
-
-def _card(model: Model, arrays: Arrays) -> ModelCard:
-    """With the default head: only its pooling is used, and a flattened feature map is too wide for a quick probe."""
-    spec = backbones.spec(model.backbone)
-    return ModelCard(
-        backbone=model.backbone,
-        classes=arrays.classes,
-        input_size=int(arrays.images.shape[2]),
-        resize=model.resize,
-        mean=list(spec.mean),
-        std=list(spec.std),
-        dropout=0.0,
-    )

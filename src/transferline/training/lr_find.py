@@ -18,14 +18,13 @@ from pytorch_lightning.callbacks.progress import RichProgressBar
 from transferline.fitting import Fit
 from transferline.model import classifier
 from transferline.model.activations import Cache
-from transferline.model.classifier import Classifier
+from transferline.model.classifier import Classifier, make_card
 from transferline.on_demand import LrFind
 from transferline.sections import Model
 from transferline.training.data import Behind, Splits, ViewData, embed
 from transferline.training.fit import make_trainee, pick_precision, quieten
 from transferline.training.lr_report import Curve, kernel
 from transferline.training.optimisers import check_optimizer
-from transferline.training.stages import make_card
 from transferline.tuning import Start
 
 

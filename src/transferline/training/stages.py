@@ -6,12 +6,12 @@ from typing import TypeVar
 
 from pytorch_lightning.callbacks import Callback
 
-from transferline.artifacts import BEST, FINETUNED, HEAD, Arrays, Best, ModelCard, write_text
+from transferline.artifacts import BEST, FINETUNED, HEAD, Best, ModelCard, write_text
 from transferline.errors import UserError
 from transferline.fitting import Finetune, Fit, Train
-from transferline.model import backbones, classifier
+from transferline.model import classifier
 from transferline.model.activations import Cache
-from transferline.model.classifier import Classifier
+from transferline.model.classifier import Classifier, make_card
 from transferline.sections import Model
 from transferline.training.callbacks import Unfreezing
 from transferline.training.data import Behind, Splits, embed
@@ -22,23 +22,6 @@ from transferline.tuning import model_with, with_choices
 
 HISTORY = "history.csv"
 _Fit = TypeVar("_Fit", bound=Fit)
-
-
-def make_card(model: Model, arrays: Arrays) -> ModelCard:
-    """The card of a new classifier."""
-    spec = backbones.spec(model.backbone)
-    return ModelCard(
-        backbone=model.backbone,
-        classes=arrays.classes,
-        input_size=int(arrays.images.shape[2]),
-        resize=model.resize,
-        mean=list(spec.mean),
-        std=list(spec.std),
-        dropout=model.dropout,
-        head=model.head,
-        stochastic_depth=model.stochastic_depth,
-        task="multilabel" if arrays.multilabel else "multiclass",
-    )
 
 
 def with_best(config: _Fit, best: Best) -> _Fit:

@@ -16,15 +16,15 @@ from optuna.trial import TrialState
 
 from transferline.artifacts import Best, project_root
 from transferline.errors import UserError
-from transferline.model import backbones, classifier
+from transferline.model import backbones, classifier, depths
 from transferline.model.activations import Cache
+from transferline.model.classifier import make_card
 from transferline.sections import Head, Model
 from transferline.training import budget
 from transferline.training.data import Behind, Splits, embed
 from transferline.training.fit import Recorder, fit
 from transferline.training.optimisers import check_optimizer
 from transferline.training.scores import MONITORS
-from transferline.training.stages import make_card
 from transferline.tuning import FloatRange, Search, Space, Tune, WholeRange, first, model_with, with_choices
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -62,7 +62,7 @@ class Tuner:
         recorder: the stage's run, under which each trial gets one of its own.
 
     Raises:
-        UserError: where a freeze depth is deeper than the backbone has blocks, or timm has no optimiser of that name.
+        UserError: where a freeze depth does not suit the backbone, or timm has no optimiser of that name.
     """
 
     def __init__(
@@ -76,9 +76,11 @@ class Tuner:
         cache: Cache,
         recorder: Recorder,
     ) -> None:
-        self.splits, self.model, self.config, self.seed = splits, model, config, seed
+        spec = backbones.spec(model.backbone)
+        self.splits, self.model, self.config, self.seed = splits, model, depths.resolve(config, spec), seed
         self.cache, self.recorder = cache, recorder
-        self.depth = self._deepest()
+        high = config.search.freeze_depth.high
+        self.depth = spec.depth if high is None else high
         for name in (config.optimizer, *config.search.further.get("optimizer", ())):
             check_optimizer(name)
         self.name = study_name(model, config, seed, data_key)
@@ -101,12 +103,12 @@ class Tuner:
         Behind all blocks, what is kept is pooled, so that each further pooling is a pass of its own.
         """
         search, blocks = self.config.search, len(self.base.blocks)
-        depths = {*range(search.freeze_depth.low, self.depth + 1), self.config.start.freeze_depth, blocks}
+        wanted = {*range(search.freeze_depth.low, self.depth + 1), self.config.start.freeze_depth, blocks}
         least, most = ({name: self._end(name, end) for name in ("mixup", "cutmix")} for end in ("low", "high"))
         always = self.config.model_copy(update=least)
         if self.config.model_copy(update=most).mixes and not always.mixes:
             print("tune: trials that mix images (mixup, cutmix) run the frozen blocks every epoch", flush=True)
-        found = embed(self.cache, self.base, self.splits, depths, always)
+        found = embed(self.cache, self.base, self.splits, wanted, always)
         own: str = self.model.head.pooling
         behind = {(depth, own): kept for depth, kept in found.items()}
         for pooling in search.further.get("pooling", ()):
@@ -128,22 +130,6 @@ class Tuner:
         depth, own = values["freeze_depth"], self.model.head.pooling
         pooled = depth == len(self.base.blocks)
         return self.behind.get((depth, values.get("pooling", own) if pooled else own))
-
-    def _deepest(self) -> int:
-        blocks = backbones.spec(self.model.backbone).depth
-        wanted = {
-            "tune.search.freeze_depth.low": self.config.search.freeze_depth.low,
-            "tune.search.freeze_depth.high": self.config.search.freeze_depth.high or 0,
-            "tune.start.freeze_depth": self.config.start.freeze_depth,
-        }
-        for key, value in wanted.items():
-            if value > blocks:
-                raise UserError(
-                    f"params.yaml: {key}: {value} is out of range: {self.model.backbone} has {blocks} blocks",
-                    f"the nearest right value is {blocks}",
-                )
-        high = self.config.search.freeze_depth.high
-        return blocks if high is None else high
 
     def _open(self) -> optuna.Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -170,6 +156,9 @@ class Tuner:
                 study.tell(trial.number, state=TrialState.FAIL)
                 study.enqueue_trial(trial.params or _as_optuna(first(self.config, self.model)))
         return study
+
+    def _start(self) -> dict[str, Any]:
+        return self.config.start.model_dump(exclude={"freeze_to"})
 
     def _sample(self, trial: optuna.Trial) -> dict[str, Any]:
         search = self.config.search

@@ -115,9 +115,18 @@ def test_balanced_training_answers_the_imbalance(tmp_path: Path, key: str) -> No
         ("tune: {start: {freeze_depth: 9}}", r"tune\.start\.freeze_depth: 9 is out of range: resnet18 has 5 blocks"),
         ("tune: {search: {freeze_depth: {low: 0, high: 6}}}", r"tune\.search\.freeze_depth\.high: 6 is out of range"),
         ("model: {weights: nowhere.pth}", r"model\.weights: the file 'nowhere\.pth' does not exist"),
+        ("tune: {start: {freeze_to: layer9}}", r"tune\.start\.freeze_to: resnet18 has no block 'layer9'"),
+        ("model: {head: {pooling: token}}", r"model\.head\.pooling: token: resnet18 has no class token"),
+        ("model: {stochastic_depth: 0.1}", r"model\.stochastic_depth: resnet18 has no stochastic depth"),
         ("prepare: {min_images_per_class: 101}", r"class 'a' has 100 usable images; 101 are needed"),
     ],
 )
 def test_mistakes_are_named_before_the_run(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         plan.make(_params(tmp_path, text), _layout(a=100, b=100), BACKBONE, 10**12)
+
+
+def test_a_side_that_the_backbone_cannot_take_is_named_before_the_run(tmp_path: Path) -> None:
+    params = _params(tmp_path, "model: {input_size: 100}")
+    with pytest.raises(UserError, match=r"model\.input_size: 100 does not fit: vit_b_16 .*\n.* right value is 96"):
+        plan.make(params, _layout(a=100, b=100), backbones.spec("vit_b_16"), 10**12)

@@ -93,7 +93,7 @@ def test_a_learning_rate_is_suggested_and_its_curve_filed(project) -> None:
     threads = torch.get_num_threads()
     before = {path: path.read_bytes() for path in Path("data").rglob("*") if path.is_file()}
     lines = run("lr-find")
-    assert lines[0] == "lr_find: 30 steps from 0.0001 to 1 with mobilenet_v3_small, 2 blocks frozen, batches of 8"
+    assert lines[0] == "lr_find: 30 steps from 0.0001 to 1 with mobilenet_v3_small"
     assert lines[-1].startswith("lr_find: in params.yaml, tune.start.lr: ")
     assert lines[-1].endswith(" -> reports/lr_find")
     suggestion = json.loads(Path("reports/lr_find/lr_find.json").read_text())["suggestion"]

@@ -34,7 +34,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def tuner(splits: Splits, trials: int, recorder: ListRecorder | None = None, **options: Any) -> tune.Tuner:
     search: Any = options.pop("search", SEARCH)
-    start = Start(batch_size=max(search.batch_size), freeze_depth=max(search.freeze_depth.low, 3))
+    default = Start(batch_size=max(search.batch_size), freeze_depth=max(search.freeze_depth.low, 3))
+    start = options.pop("start", default)
     config = Tune(trials=trials, epochs=1, train_fraction=0.7, search=search, start=start, **options)
     cache = Cache(Activations(mode="off"))
     return tune.Tuner(splits, MODEL, config, seed=3, data_key="data", cache=cache, recorder=recorder or ListRecorder())

@@ -15,7 +15,7 @@ from transferline.training.data import Splits
 from transferline.training.fit import History
 from transferline.training.pictures import draw_study
 from transferline.training.start import start_as_best
-from transferline.tuning import IntRange, Search, Tune
+from transferline.tuning import IntRange, Search, Start, Tune
 
 
 def test_a_study_trains_for_real_and_reports_its_best(splits: Splits, recorder: ListRecorder, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_depth_beyond_the_backbone_is_refused_before_training(splits: Splits) 
 
 
 def test_no_trials_means_the_values_of_params_yaml() -> None:
-    best = start_as_best(Tune(trials=0), "run")
+    best = start_as_best(Tune(trials=0), "resnet18", "run")
     start = Tune().start
     assert (best.lr, best.batch_size, best.freeze_depth, best.value) == (
         start.lr,
@@ -140,6 +140,14 @@ def test_no_trials_means_the_values_of_params_yaml() -> None:
         start.freeze_depth,
         None,
     )
+
+
+def test_the_first_trial_freezes_to_the_block_that_is_named(splits: Splits, trained: list[dict[str, Any]]) -> None:
+    start = {"lr": 1e-3, "batch_size": 8, "freeze_to": "features.4"}
+    tuner(splits, 1, start=Start.model_validate(start)).run()
+    assert trained[0]["net"].freeze_depth == 5
+    best = start_as_best(Tune(trials=0, start=Start.model_validate(start)), MODEL.backbone, "run")
+    assert best.freeze_depth == 5
 
 
 def test_with_a_budget_of_seconds_a_cheap_depth_gets_more_epochs(
