@@ -20,6 +20,7 @@ _SAME_FOR_ALL = {
     *("epochs", "early_stopping", "early_stopping_monitor", "monitor"),
     *("precision", "accelerator", "devices", "channels_last"),
 }
+_OF_THE_MODEL = ("dropout", "stochastic_depth")
 _OF_THE_LOSS = ("loss", "focal_gamma", "class_weights")  # on validation, too
 _LIMITS: dict[str, tuple[Callable[[float, float], bool], str]] = {
     "ge": (operator.ge, "the nearest right value is"),
@@ -91,7 +92,7 @@ class Space(Section):
 
 SEARCHED: dict[str, FieldInfo] = {
     **{name: field for name, field in Fit.model_fields.items() if name not in _SAME_FOR_ALL},
-    "dropout": Model.model_fields["dropout"],
+    **{name: Model.model_fields[name] for name in _OF_THE_MODEL},
     **Head.model_fields,
 }
 
@@ -233,8 +234,8 @@ def with_choices(config: _Fit, choices: Mapping[str, Any], batch_size: int) -> _
 
 
 def model_with(model: Model, choices: Mapping[str, Any]) -> Model:
-    """The model section with the dropout and the head that were chosen. Raises UserError as `with_choices` does."""
-    own = {name: value for name, value in choices.items() if name == "dropout"}
+    """The model section with what was chosen of it and of its head. Raises UserError as `with_choices` does."""
+    own = {name: value for name, value in choices.items() if name in _OF_THE_MODEL}
     head = model.head.model_dump() | {name: value for name, value in choices.items() if name in Head.model_fields}
     try:
         return Model.model_validate(model.model_dump() | own | {"head": head})

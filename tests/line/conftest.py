@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,16 +102,22 @@ def set_params(path: Path, changes: dict[str, dict[str, Any]]) -> None:
         yaml.dump(document, stream)
 
 
+def begin(folder: Path, make: Callable[[Path], None], params: dict[str, dict[str, Any]]) -> Project:
+    """A project in `folder`, committed, on the images that `make` puts beside it."""
+    project = Project(folder / "project")
+    make(folder / "images")
+    copy_project(project.root)
+    data = {"root": str(folder / "images"), **params.get("data", {})}
+    set_params(project.root / "params.yaml", {**params, "data": data})
+    project.git("init", "--quiet")
+    project.commit("Begin")
+    return project
+
+
 @pytest.fixture(scope="session")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The line after its first `dvc repro`, committed."""
-    folder = tmp_path_factory.mktemp("line")
-    project = Project(folder / "project")
-    make_images(folder / "images")
-    copy_project(project.root)
-    set_params(project.root / "params.yaml", {**SMALL, "data": {"root": str(folder / "images")}})
-    project.git("init", "--quiet")
-    project.commit("Begin")
+    project = begin(tmp_path_factory.mktemp("line"), make_images, SMALL)
     project.dvc("repro")
     project.commit("Run the line")
     return project

@@ -6,7 +6,7 @@ from typing import Any
 import onnx
 import pytest
 
-from tests.line.conftest import SMALL, Project, copy_project, make_images, ran, set_params
+from tests.line.conftest import SMALL, Project, begin, make_images, ran
 from transferline.artifacts import read_predictions
 
 BACKBONES = ("vgg16", "resnet50", "inception_v3", "xception", "mobilenet_v3_small", "convnext_tiny", "vit_b_16")
@@ -21,13 +21,7 @@ ONCE: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def menu(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose images are prepared, committed."""
-    folder = tmp_path_factory.mktemp("menu")
-    project = Project(folder / "project")
-    make_images(folder / "images")
-    copy_project(project.root)
-    set_params(project.root / "params.yaml", {**ONCE, "data": {"root": str(folder / "images")}})
-    project.git("init", "--quiet")
-    project.commit("Begin")
+    project = begin(tmp_path_factory.mktemp("menu"), make_images, ONCE)
     project.dvc("repro", "fetch", "prepare")
     project.commit("Prepare")
     return project

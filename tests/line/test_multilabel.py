@@ -11,7 +11,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from tests.line.conftest import CLASSES, SMALL, Project, copy_project, set_params
+from tests.line.conftest import CLASSES, SMALL, Project, begin
 from transferline.artifacts import read_arrays, read_manifest, read_predictions
 from transferline.labelsets import names_of
 
@@ -46,14 +46,8 @@ def make_labelled_images(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The line after `dvc repro` on such images."""
-    folder = tmp_path_factory.mktemp("labelled")
-    project = Project(folder / "project")
-    make_labelled_images(folder / "images")
-    copy_project(project.root)
-    data = {"root": str(folder / "images"), "labels": LABELS}
-    set_params(project.root / "params.yaml", {**SMALL, **LEARNING, "data": data})
-    project.git("init", "--quiet")
-    project.commit("Begin")
+    params = {**SMALL, **LEARNING, "data": {"labels": LABELS}}
+    project = begin(tmp_path_factory.mktemp("labelled"), make_labelled_images, params)
     project.dvc("repro")
     return project
 

@@ -103,7 +103,7 @@ def _said(**values: Any) -> str:
 
 
 def test_every_choice_of_training_and_of_the_head_can_be_searched_by_its_name() -> None:
-    assert set(tuning.SEARCHED) == {*Fit.model_fields, "dropout", *Head.model_fields} - NOT_SEARCHED
+    assert set(tuning.SEARCHED) == {*Fit.model_fields, "dropout", "stochastic_depth", *Head.model_fields} - NOT_SEARCHED
     assert set(tuning.Search.model_fields) == {"lr", "batch_size", "freeze_depth", *tuning.SEARCHED}
     assert tuning.Search().further == {}
 

@@ -148,13 +148,11 @@ def build(card: ModelCard, weights: str, seed: int) -> Classifier:
         return Classifier(blocks, _head(blocks, spec, card), card)
 
 
-def renew_head(classifier: Classifier, card: ModelCard, seed: int) -> None:
-    """Give `classifier` the card, and the fresh, seeded head that it describes. Raises UserError as `build` does."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        classifier.head = _head(list(classifier.blocks), backbones.spec(card.backbone), card)
-    classifier.card = card
-    classifier.train(classifier.training)
+def rebuild(classifier: Classifier, card: ModelCard, seed: int) -> Classifier:
+    """Another classifier of that card, as `build` makes it, with copies of the blocks' weights of `classifier`."""
+    made = build(card, "none", seed)
+    made.blocks.load_state_dict(classifier.blocks.state_dict())
+    return made
 
 
 def _head(blocks: list[nn.Module], spec: Spec, card: ModelCard) -> Head:

@@ -62,7 +62,7 @@ class Tuner:
         recorder: the stage's run, under which each trial gets one of its own.
 
     Raises:
-        UserError: where a freeze depth does not suit the backbone, or timm has no optimiser of that name.
+        UserError: where a depth does not suit the backbone, or timm has no optimiser of that name.
     """
 
     def __init__(
@@ -81,6 +81,8 @@ class Tuner:
         self.cache, self.recorder = cache, recorder
         high = config.search.freeze_depth.high
         self.depth = spec.depth if high is None else high
+        if "stochastic_depth" in config.search.further:
+            spec.require_stochastic_depth(0.0)
         for name in (config.optimizer, *config.search.further.get("optimizer", ())):
             check_optimizer(name)
         self.name = study_name(model, config, seed, data_key)
@@ -209,12 +211,13 @@ class Tuner:
         return history.best[monitor]
 
     def _classifier(self, values: dict[str, Any]) -> classifier.Classifier:
-        """A copy of the base with the trial's head and depth. Raises UserError where the head contradicts itself."""
-        copy = deepcopy(self.base)
+        """A copy of the base as the trial wants it. Raises UserError where its head contradicts itself."""
         model = model_with(self.model, values)
-        if any(name in values for name in Head.model_fields):
-            classifier.renew_head(copy, make_card(model, self.splits.train), self.seed)
-        copy.head.set_dropout(model.dropout)
+        if any(name in values for name in ("stochastic_depth", *Head.model_fields)):
+            copy = classifier.rebuild(self.base, make_card(model, self.splits.train), self.seed)
+        else:
+            copy = deepcopy(self.base)
+            copy.head.set_dropout(model.dropout)
         copy.freeze(values["freeze_depth"])
         return copy
 

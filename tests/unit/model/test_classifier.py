@@ -81,22 +81,20 @@ def test_frozen_statistics_stay_when_told_to_train_but_not_those_of_the_head(car
     assert {module.training for module in net.head.modules()} == {True}
 
 
-def test_a_renewed_head_is_seeded_and_leaves_the_backbone_alone(net: classifier.Classifier, card: ModelCard) -> None:
-    before = {key: value.clone() for key, value in net.blocks.state_dict().items()}
-    net.freeze(2)
-    net.train()
+def test_rebuilt_with_another_head_it_is_seeded_and_keeps_the_backbone(
+    net: classifier.Classifier, card: ModelCard
+) -> None:
     heads = []
     other = replace(card, head=Head(pooling="flatten", hidden=(8,), activation="gelu"))
     for seed in (1, 1, 2):
         torch.manual_seed(len(heads))
-        classifier.renew_head(net, other, seed)
-        heads.append(net.head.linear.weight.detach().clone())
+        made = classifier.rebuild(net, other, seed)
+        heads.append(made.head.linear.weight)
+        assert (made.card, made.head.linear.in_features) == (other, 8)
+        assert all(torch.equal(value, made.blocks.state_dict()[key]) for key, value in net.blocks.state_dict().items())
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
-    assert net.card == other
-    assert net.head.linear.in_features == 8
-    assert all(torch.equal(value, net.blocks.state_dict()[key]) for key, value in before.items())
-    assert modes(net) == [{False}] * 2 + [{True}] * 3
+    assert torch.equal(heads[0], classifier.build(other, "none", 1).head.linear.weight)
 
 
 def test_a_shallower_freeze_unfreezes_again(net: classifier.Classifier) -> None:

@@ -36,9 +36,10 @@ def tuner(splits: Splits, trials: int, recorder: ListRecorder | None = None, **o
     search: Any = options.pop("search", SEARCH)
     default = Start(batch_size=max(search.batch_size), freeze_depth=max(search.freeze_depth.low, 3))
     start = options.pop("start", default)
+    model = options.pop("model", MODEL)
     config = Tune(trials=trials, epochs=1, train_fraction=0.7, search=search, start=start, **options)
     cache = Cache(Activations(mode="off"))
-    return tune.Tuner(splits, MODEL, config, seed=3, data_key="data", cache=cache, recorder=recorder or ListRecorder())
+    return tune.Tuner(splits, model, config, seed=3, data_key="data", cache=cache, recorder=recorder or ListRecorder())
 
 
 @pytest.fixture

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from optuna.trial import TrialState
+from timm.layers import DropPath
 
 from tests.conftest import ListRecorder
 from tests.unit.training.conftest import MODEL, tuner
@@ -12,7 +14,7 @@ from transferline.artifacts import read_best, write_best
 from transferline.errors import UserError
 from transferline.fitting import Finetune, Fit
 from transferline.model.activations import Cache
-from transferline.sections import Activations
+from transferline.sections import Activations, Model
 from transferline.training.data import Splits
 from transferline.training.pictures import draw_study
 from transferline.training.stages import with_best
@@ -38,6 +40,8 @@ EVERYTHING = {
     "hidden": [[], [12]],
     "activation": ["relu", "gelu"],
 }
+
+LITE = Model(backbone="efficientnet_lite0", weights="none")
 
 
 def test_whatever_is_searched_reaches_training_and_best_json(splits: Splits, trained: list[dict[str, Any]]) -> None:
@@ -149,3 +153,28 @@ def test_where_every_trial_mixes_nothing_is_kept(
 def test_an_optimiser_that_timm_lacks_is_refused_before_the_first_trial(splits: Splits) -> None:
     with pytest.raises(UserError, match=r"'timm/lionn' .*\n  did you mean 'timm/lion"):
         tuner(splits, 1, search=Search.model_validate({"optimizer": ["adamw", "timm/lionn"]}))
+
+
+def test_a_searched_stochastic_depth_reaches_the_blocks_and_leaves_their_weights(
+    splits: Splits, trained: list[dict[str, Any]]
+) -> None:
+    search = Search.model_validate(
+        {"batch_size": [8], "freeze_depth": {"low": 1, "high": 5}, "stochastic_depth": {"low": 0.3, "high": 0.6}}
+    )
+    study = tuner(splits, 3, search=search, model=LITE)
+    best, _ = study.run()
+    rates = [call["net"].card.stochastic_depth for call in trained]
+    drops = [max(part.drop_prob for part in call["net"].modules() if isinstance(part, DropPath)) for call in trained]
+    assert drops == pytest.approx([rate * 15 / 16 for rate in rates])  # of timm's sixteen units, the first drops none
+    assert len(set(rates)) == 3
+    assert all(0.3 <= rate <= 0.6 for rate in rates)
+    assert best.choices["stochastic_depth"] in rates
+    for call in trained:
+        for key, value in study.base.blocks.state_dict().items():
+            assert torch.equal(call["net"].blocks.state_dict()[key], value)
+
+
+def test_a_stochastic_depth_that_the_backbone_has_not_is_refused_before_any_trial(splits: Splits) -> None:
+    search = Search.model_validate({"stochastic_depth": {"low": 0.1, "high": 0.2}})
+    with pytest.raises(UserError, match=r"stochastic_depth: mobilenet_v3_small has no stochastic depth"):
+        tuner(splits, 1, search=search)
