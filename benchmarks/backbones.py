@@ -9,7 +9,6 @@ the fastest of the seeds says best what a line costs.
 """
 
 import argparse
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,8 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
+from tests.project import Project, copy_project, set_params
 from transferline.artifacts import read_json, write_json
 
 RESULTS = Path("benchmarks/results/backbones.json")
@@ -31,34 +29,14 @@ _HEADING = (
 )
 
 
-def copy_project(target: Path) -> None:
-    """The files that git tracks, as they are in the working tree, without what an earlier line left."""
-    names = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, check=True).stdout.split("\0")
-    for name in filter(None, names):
-        if Path(name).is_file() and name not in ("dvc.lock", "reports/evaluate/metrics.json"):
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(name, target / name)
-    subprocess.run(["git", "init", "--quiet"], cwd=target, check=True)
-
-
-def set_params(path: Path, backbone: str, seed: int) -> None:
-    yaml = YAML()
-    params = yaml.load(path.read_text(encoding="utf-8"))
-    params["seed"] = seed
-    params["model"]["backbone"] = backbone
-    params["tune"]["trials"] = 0
-    params["augment"]["audit"] = "off"
-    with path.open("w", encoding="utf-8") as stream:
-        yaml.dump(params, stream)
-
-
 def dvc(project: Path, *arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=project, check=True)
 
 
 def run_line(project: Path, backbone: str, seed: int) -> dict[str, Any]:
     """One row: the figures of evaluate and export, and the seconds from prepare to register."""
-    set_params(project / "params.yaml", backbone, seed)
+    changes = {"seed": seed, "model": {"backbone": backbone}, "tune": {"trials": 0}}
+    set_params(project / "params.yaml", {**changes, "augment": {"audit": "off"}})
     start = time.perf_counter()
     dvc(project, "repro", "--force", "--downstream", "prepare")
     seconds = time.perf_counter() - start
@@ -100,6 +78,7 @@ def main() -> None:
     wanted = [(backbone, seed) for seed in options.seeds for backbone in options.backbones]
     with tempfile.TemporaryDirectory() as folder:
         copy_project(Path(folder))
+        Project(Path(folder)).git("init", "--quiet")
         dvc(Path(folder), "repro", "fetch")
         for number, (backbone, seed) in enumerate(wanted, 1):
             if options.again or (backbone, seed) not in done:

@@ -1,15 +1,15 @@
 """evaluate: predict the test split once, calibrate on validation, report what the model is worth."""
 
 from transferline import artifacts, config, errors, tracking
-from transferline.artifacts import ARRAYS, FINETUNED, METRICS, SPLITS
+from transferline.artifacts import ARRAYS, FINETUNED, HEAD, LEAKAGE, METRICS, SPLITS, TRAINING
 
 
 def main() -> None:
-    params = config.load("seed", "evaluate", "tracking")
+    params = config.load("seed", "activations", "evaluate", "tracking")
     print(f"evaluate: judging {FINETUNED} on the test images of {ARRAYS}", flush=True)
     options, folder = params.evaluate, METRICS.parent
-    with tracking.stage("evaluate", params, inputs=[FINETUNED, ARRAYS]) as run:
-        from transferline.model import classifier
+    with tracking.stage("evaluate", params, inputs=[FINETUNED, HEAD, *TRAINING, ARRAYS / "test", LEAKAGE]) as run:
+        from transferline.model import classifier, training_features
 
         splits = {split: artifacts.read_arrays(split) for split in SPLITS}
         val, test, best = splits["val"], splits["test"], artifacts.read_best()
@@ -17,13 +17,24 @@ def main() -> None:
         val_logits = classifier.predict_logits(network, val.images[:, 0], options.batch_size)
         test_logits = classifier.predict_logits(network, test.images[:, 0], options.batch_size)
 
-        from transferline.evaluation import calibration, metrics, report  # scikit-learn takes seconds to import
+        # scikit-learn takes seconds to import
+        from transferline.evaluation import calibration, label_errors, leakage, metrics, report
 
         outcome = calibration.calibrate(val_logits, val.labels, test_logits, test.labels, card.classes)
         scores = metrics.evaluate(outcome, options.calibration_bins, options.bootstrap, params.seed)
+        scores |= leakage.compare(outcome, test.paths, leakage.read())
+        doubts = None
+        if options.label_errors:
+            features = training_features.both(
+                network, best.freeze_depth, splits["train"], run.inputs, params.activations
+            )
+            doubts = label_errors.find(
+                features, {"val": val_logits, "test": test_logits}, splits, outcome.temperature, params.seed
+            )
+            scores["label_errors"] = doubts.counts()
         artifacts.write_json(METRICS, scores)
         artifacts.write_predictions(outcome.to_predictions(test.paths))
-        report.write(folder, outcome, scores, splits=splits, card=card, best=best, options=options)
+        report.write(folder, outcome, scores, splits=splits, card=card, best=best, options=options, doubts=doubts)
         run.log_metrics(metrics.scalars(scores))
         run.log_artifacts(folder)
     print(f"evaluate: {report.headline(scores)} -> {folder / 'report.html'}", flush=True)

@@ -15,7 +15,7 @@ def main() -> None:
         from transferline.model import classifier
 
         network, card = classifier.load(FINETUNED)
-        scores = artifacts.read_json(METRICS)
+        scores = artifacts.read_metrics("temperature")
         temperature = scores["temperature"]
         lineage = export.Lineage(tracking.git_commit(), artifacts.sha256(MANIFEST), run.run_id)
         deployed = export.Deployed(network, card, temperature)

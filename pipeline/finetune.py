@@ -16,7 +16,9 @@ def main() -> None:
 
         splits = Splits(read_arrays("train"), read_arrays("val"), run.inputs)
         cache = Cache(params.activations)
-        history = finetune(splits, params.finetune, best=best, seed=params.seed, cache=cache, recorder=run)
+        history = finetune(
+            splits, params.finetune, best=best, seed=params.seed, cache=cache, recorder=run, resume=run.resume
+        )
         run.log_artifacts(FINETUNED)
     print(f"finetune: validation macro-F1 {history.best['val_macro_f1']:.4f} -> {FINETUNED}", flush=True)
 

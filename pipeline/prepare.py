@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from transferline import config, errors, tracking
-from transferline.artifacts import MANIFEST, QUARANTINE, REPORTS, write_manifest
+from transferline.artifacts import LEAKAGE, MANIFEST, QUARANTINE, REPORTS, write_csv, write_manifest
 
 
 def main() -> None:
@@ -14,13 +14,14 @@ def main() -> None:
     from transferline.data import manifest, sources
 
     layout = sources.scan(root, params.data.labels)
-    with tracking.stage("prepare", params, inputs=[root]) as run:
+    inputs = [root, Path(params.prepare.exclude)]
+    with tracking.stage("prepare", params, inputs=inputs) as run:
         prepared = manifest.build(layout, params.data.split, params.prepare, params.seed)
 
         from transferline.data import reports
 
         write_manifest(prepared.rows)
-        reports.write_csv(QUARANTINE, ["path", "reason"], prepared.quarantine)
+        write_csv(QUARANTINE, ["path", "reason"], prepared.quarantine)
         reports.write_prepare(prepared, root, REPORTS / "prepare")
         summary = prepared.summary()
         run.log_metrics(summary)
@@ -30,6 +31,8 @@ def main() -> None:
         f"{summary['duplicate_groups']} groups of duplicates -> {MANIFEST}",
         flush=True,
     )
+    if leaking := len(prepared.twins.get("test", [])):
+        print(f"prepare: {leaking} of {summary['test']} test images have a near duplicate in train: see {LEAKAGE}")
 
 
 if __name__ == "__main__":

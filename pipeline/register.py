@@ -12,7 +12,7 @@ def main() -> None:
     name, alias = params.tracking.registered_model, params.register.alias
     print(f"register: judging {ONNX} for the alias {alias}", flush=True)
     with tracking.stage("register", params, inputs=[ONNX, METRICS, PARITY, MANIFEST]) as run:
-        metrics, parity = artifacts.read_json(METRICS), artifacts.read_json(PARITY)
+        metrics, parity = artifacts.read_metrics("macro_f1", "ece_calibrated"), artifacts.read_parity()
         split = gate.test_split_identity(artifacts.read_manifest())
         held = tracking.champion(run, name, alias)
         champion = gate.Champion(held.version, held.tags) if held else None

@@ -14,7 +14,16 @@ def main() -> None:
 
         splits = Splits(read_arrays("train"), read_arrays("val"), run.inputs)
         cache, best = Cache(params.activations), read_best()
-        history = train_head(splits, params.model, params.train, best=best, seed=params.seed, cache=cache, recorder=run)
+        history = train_head(
+            splits,
+            params.model,
+            params.train,
+            best=best,
+            seed=params.seed,
+            cache=cache,
+            recorder=run,
+            resume=run.resume,
+        )
         run.log_artifacts(HEAD)
     found = f"validation macro-F1 {history.best['val_macro_f1']:.4f}" if history.epochs else "the head as it was made"
     print(f"train: {found} -> {HEAD}", flush=True)

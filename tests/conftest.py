@@ -24,9 +24,16 @@ class ListRecorder:
     run_id: str = "run"
     metrics: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     children: list[tuple[str, dict[str, object], "ListRecorder"]] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         self.metrics.append((step, dict(metrics)))
+
+    def steps(self) -> set[int]:
+        return {step for step, _ in self.metrics}
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        self.tags |= tags
 
     @contextmanager
     def child(self, name: str, params: Mapping[str, object]) -> Iterator["ListRecorder"]:

@@ -66,6 +66,13 @@ class Fit(Section):
         1.0, gt=0, le=1, description="learning rate of a block as a share of that of the one above; 1: all alike"
     )
     accumulate: int = Field(1, ge=1, le=1024, description="batches whose gradients make one step")
+    checkpoint_share: float = Field(
+        0.01,
+        gt=0,
+        le=1,
+        description="share of the time of train and finetune that may go into keeping what a killed one goes on from;"
+        " 1: it is kept after every step",
+    )
     ema: float | None = Field(
         None, gt=0, lt=1, description="keep a running average of the weights with this decay, 0.99 say; null: do not"
     )

@@ -103,7 +103,7 @@ class Activations(Section):
     )
     max_gb: float = Field(10.0, gt=0, description="budget on disk in GB; what was used longest ago makes room")
     engine: Literal["auto", "torch", "onnxruntime"] = Field(
-        "auto", description="what computes them; auto measures a few batches"
+        "auto", description="what computes them; auto: by the device, the network and the number of images"
     )
 
     @model_validator(mode="before")
@@ -127,6 +127,9 @@ class Prepare(Section):
         description="images whose 64-bit perceptual hashes differ in at most this many bits are one group",
     )
     min_images_per_class: int = Field(3, ge=3, description="refuse a class with fewer usable images")
+    exclude: str = Field(
+        "exclude.txt", min_length=1, description="list of images to leave out, one path relative to data.root a line"
+    )
 
 
 class Augment(Section):
@@ -161,6 +164,9 @@ class Evaluate(Section):
     bootstrap: int = Field(2000, ge=100, le=100_000, description="resamples behind the 95 % intervals")
     calibration_bins: int = Field(15, ge=2, le=100, description="bins of the calibration error")
     gallery: int = Field(24, ge=0, le=200, description="most confident mistakes shown")
+    label_errors: int = Field(
+        12, ge=0, le=200, description="suspected label errors shown, the worst first; 0: none are looked for"
+    )
     batch_size: int = Field(16, ge=1, description="images a forward pass; on a CPU, small is fast")
 
 

@@ -18,7 +18,7 @@ MAX_LR = 10.0
 # What belongs to the machine, or to how long and by what trials are judged, which must be the same for all.
 _SAME_FOR_ALL = {
     *("epochs", "early_stopping", "early_stopping_monitor", "monitor"),
-    *("precision", "accelerator", "devices", "channels_last"),
+    *("precision", "accelerator", "devices", "channels_last", "checkpoint_share"),
 }
 _OF_THE_MODEL = ("dropout", "stochastic_depth")
 _OF_THE_LOSS = ("loss", "focal_gamma", "class_weights")  # on validation, too

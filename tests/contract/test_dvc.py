@@ -19,6 +19,7 @@ ASIDE: dict[str, Any] = YAML(typ="safe").load((ROOT / "compare" / "dvc.yaml").re
 EVERY: dict[str, Any] = STAGES | ASIDE["stages"]
 ORDER = ["fetch", "prepare", "augment", "tune", "train", "finetune", "evaluate", "export", "register"]
 ON_DEMAND = ["compare", "lr_find"]  # scripts of the command line; the first is a stage, too
+BESIDE = ["sync"]  # scripts of the command line that open no run
 BEST = "models/tune/best.json"
 
 
@@ -41,7 +42,7 @@ def written(stage: str) -> list[str]:
 
 def test_the_stages_are_those_of_the_design() -> None:
     assert list(STAGES) == ORDER
-    assert {path.stem for path in (ROOT / "pipeline").glob("*.py")} - {"__init__"} == {*ORDER, *ON_DEMAND}
+    assert {path.stem for path in (ROOT / "pipeline").glob("*.py")} - {"__init__"} == {*ORDER, *ON_DEMAND, *BESIDE}
     assert list(ASIDE["stages"]) == ["compare"]
     assert (*ORDER,) == lineage.STAGES
     assert set(ON_DEMAND) == set(lineage.ON_DEMAND)

@@ -22,7 +22,18 @@ ALLOWED = {
     "pipeline": set(LAYERS),
 }
 FILES = sorted([*SOURCE.rglob("*.py"), *(ROOT / "pipeline").glob("*.py")])
-HEAVY = {"torch", "torchvision", "timm", "pytorch_lightning", "torchmetrics", "mlflow", "optuna", "sklearn", "scipy"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "timm",
+    "pytorch_lightning",
+    "torchmetrics",
+    "mlflow",
+    "optuna",
+    "sklearn",
+    "scipy",
+    "cleanlab",
+}
 
 
 def layer(file: Path) -> str:
@@ -50,6 +61,7 @@ def test_imports_run_one_way(file: Path) -> None:
         ("optuna", {"training"}),
         ("pytorch_lightning", {"training"}),
         ("sklearn", {"evaluation"}),
+        ("cleanlab", {"evaluation"}),
         ("onnxruntime", {"deploy", "model"}),
     ],
 )

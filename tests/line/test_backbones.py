@@ -6,7 +6,8 @@ from typing import Any
 import onnx
 import pytest
 
-from tests.line.conftest import SMALL, Project, begin, make_images, ran
+from tests.line.conftest import SMALL, make_images
+from tests.project import Project, begin, ran
 from transferline.artifacts import read_predictions
 
 BACKBONES = ("vgg16", "resnet50", "inception_v3", "xception", "mobilenet_v3_small", "convnext_tiny", "vit_b_16")

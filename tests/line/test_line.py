@@ -9,7 +9,9 @@ import onnx
 import pytest
 
 from tests.contract.test_dvc import ORDER
-from tests.line.conftest import CLASSES, Project, ran, set_params
+from tests.line.clones import contents
+from tests.line.conftest import CLASSES, SMALL, make_images
+from tests.project import Project, begin, ran, set_params
 from transferline.artifacts import read_manifest, read_predictions
 
 
@@ -41,6 +43,17 @@ def test_every_stage_leaves_its_outputs(line: Project) -> None:
         "models/onnx/model.onnx",
     ):
         assert (line.root / path).stat().st_size > 0, path
+
+
+def test_another_clone_makes_the_same(line: Project, tmp_path: Path) -> None:
+    """In a folder of its own, on images made anew, without DVC, and with sets and names in another order."""
+    other = begin(tmp_path, make_images, SMALL)
+    for stage in ORDER:
+        done = other.run(sys.executable, "-m", f"pipeline.{stage}", PYTHONHASHSEED="12345")
+        assert done.returncode == 0, done.stderr
+    expected, found = contents(line.root), contents(other.root)
+    assert len(expected) > 30
+    assert {name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)} == set()
 
 
 def test_the_broken_file_is_quarantined(line: Project) -> None:

@@ -11,7 +11,8 @@ import onnx
 import pytest
 from PIL import Image
 
-from tests.line.conftest import CLASSES, SMALL, Project, begin
+from tests.line.conftest import CLASSES, SMALL
+from tests.project import Project, begin
 from transferline.artifacts import read_arrays, read_manifest, read_predictions
 from transferline.labelsets import names_of
 

@@ -71,3 +71,33 @@ def test_success_ends_the_process_with_0() -> None:
 def test_signal_unwinds_the_stack_and_gives_its_own_exit_code(signal: str, code: int) -> None:
     ended = _python(SIGNALLED.format(signal=signal))
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, "closed\n", "")
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        ("SystemExit", 1),
+        ("SystemExit(0)", 1),
+        ("SystemExit(3)", 3),
+        ("SIGTERMException", 143),
+    ],
+)
+def test_an_exit_before_the_end_is_never_taken_for_success(raised: str, code: int) -> None:
+    exception = "class SIGTERMException(SystemExit): pass\n"  # as Lightning's
+    ended = _python(f"from transferline import errors\n{exception}def main():\n    raise {raised}\nerrors.run(main)")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", "")
+
+
+@pytest.mark.parametrize("error", ["errors.UserError(text, text)", "RuntimeError(text)"], ids=["mistake", "bug"])
+def test_no_secret_reaches_a_message_or_a_traceback(error: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_hushhush")
+    ended = _python(
+        "import os\nfrom transferline import errors\n"
+        "text = 'no answer from http://ann:pass-word@host with ' + os.environ['HF_TOKEN']\n"
+        f"def main():\n    raise {error}\n"
+        "errors.run(main)"
+    )
+    assert ended.returncode == 1
+    assert "no answer from http://ann:***@host with ***" in ended.stderr
+    assert "pass-word" not in ended.stderr.replace("ann:pass-word@host with '", "")  # but for the line of the code
+    assert "hf_hushhush" not in ended.stderr

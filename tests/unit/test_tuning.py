@@ -88,7 +88,7 @@ def test_an_open_range_of_depths_takes_any_deeper_start() -> None:
 
 NOT_SEARCHED = {
     *("epochs", "early_stopping", "early_stopping_monitor", "monitor"),
-    *("precision", "accelerator", "devices", "channels_last"),
+    *("precision", "accelerator", "devices", "channels_last", "checkpoint_share"),
 }
 
 

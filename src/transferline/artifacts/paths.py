@@ -11,6 +11,7 @@ SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 SAMPLE = Path("data/sample")
 MANIFEST = Path("data/prepared/manifest.parquet")
 QUARANTINE = Path("data/prepared/quarantine.csv")
+LEAKAGE = Path("reports/prepare/leakage.json")
 ARRAYS = Path("data/augmented")
 # What tune, train and finetune may see of the arrays: never the test split.
 TRAINING = (ARRAYS / "train", ARRAYS / "val", ARRAYS / "classes.json")
@@ -26,6 +27,16 @@ RUNS = Path("runs")
 REPORTS = Path("reports")
 COMPARED = Path("reports/compare")
 LR_FOUND = Path("reports/lr_find")
+# What later stages read, by the stage that writes it; of images, prepare's manifest has the hashes.
+PRODUCED = {
+    "prepare": (MANIFEST, REPORTS / "prepare" / "leakage.json"),
+    "augment": (ARRAYS,),
+    "tune": (BEST,),
+    "train": (HEAD,),
+    "finetune": (FINETUNED,),
+    "evaluate": (METRICS, PREDICTIONS),
+    "export": (ONNX, PARITY),
+}
 
 
 def project_root() -> Path:

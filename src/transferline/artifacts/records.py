@@ -1,12 +1,15 @@
 """What passes between stages as small JSON files: the best of tuning, the model's card, the run's record."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from transferline.artifacts.files import AGAIN, read_json, write_json
+from pydantic import TypeAdapter, ValidationError
+
+from transferline.artifacts.files import again, read_json, unfit, write_json
 from transferline.artifacts.paths import BEST, RUNS
 from transferline.errors import UserError
 from transferline.sections import Head
@@ -42,7 +45,7 @@ def read_best(path: Path = BEST) -> Best:
     }
     for key, fits in right.items():
         if not fits:
-            raise UserError(f"{path}: {key}: {getattr(best, key)!r} is out of range", AGAIN)
+            raise UserError(f"{path}: {key}: {getattr(best, key)!r} is out of range", again(path))
     return best
 
 
@@ -72,17 +75,21 @@ def read_card(folder: Path) -> ModelCard:
 
 
 def _card(*, head: dict[str, Any], **values: Any) -> ModelCard:
-    return ModelCard(**values, head=Head.model_validate(head))
+    made = ModelCard(**values, head=Head.model_validate(head))
+    if made.input_size < 1 or not made.classes or not len(made.mean) == len(made.std) == 3 or 0 in made.std:
+        raise ValueError("it describes no model")
+    return made
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Beside each stage's outputs: the MLflow run that wrote them, and what it read."""
+    """Beside each stage's outputs: the MLflow run that wrote them, what it read, and what it wrote for later ones."""
 
     stage: str
     run_id: str
     parent_id: str
-    inputs: dict[str, str]  # path -> sha256
+    inputs: dict[str, str]  # path -> sha256, of folders as a whole
+    outputs: dict[str, str] = field(default_factory=dict)  # path -> sha256, file by file
 
 
 def write_run(record: RunRecord, root: Path = RUNS) -> None:
@@ -96,9 +103,17 @@ def read_run(stage: str, root: Path = RUNS) -> RunRecord | None:
 
 
 def _read_record(path: Path, kind: Callable[..., _Record]) -> _Record:
-    """A dataclass from its JSON file. Raises UserError where that is broken, or a key is missing or unknown."""
+    """A dataclass from its JSON file.
+
+    Raises:
+        UserError: where that is broken, a key is missing or unknown, or a value is of another type.
+    """
     values = read_json(path)
     try:
-        return kind(**values)
-    except (TypeError, ValueError) as error:  # pydantic's ValidationError is a ValueError
-        raise UserError(f"{path} does not fit: {error}", AGAIN) from None
+        made = kind(**values)
+        TypeAdapter(type(made)).validate_json(json.dumps(values), strict=True)  # as JSON, which has no tuples
+    except ValidationError as error:
+        raise unfit(path, error) from None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} does not fit: {error}", again(path)) from None
+    return made

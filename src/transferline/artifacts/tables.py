@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Strict, TypeAdapter
 
-from transferline.artifacts.files import AGAIN, read_json, read_table, readable, write_json, write_table
+from transferline.artifacts.files import again, read_json, read_table, readable, write_json, write_table
+from transferline.artifacts.npy import read_array
 from transferline.artifacts.paths import ARRAYS, MANIFEST, PREDICTIONS, SplitName
 from transferline.errors import UserError
 from transferline.policy import Transform
@@ -51,6 +52,7 @@ class Arrays:
         paths: N paths as in the manifest.
         classes: the one order of class names.
         online: transforms to draw a view with, anew each time an image is trained on; empty where views are stored.
+        groups: int64 [N], as in the manifest: images of one are (near) duplicates; None where they are not known.
     """
 
     images: npt.NDArray[np.uint8]
@@ -58,6 +60,7 @@ class Arrays:
     paths: list[str]
     classes: list[str]
     online: tuple[Transform, ...] = ()
+    groups: npt.NDArray[np.int64] | None = None
 
     @property
     def multilabel(self) -> bool:
@@ -81,14 +84,38 @@ class Arrays:
 def read_arrays(split: SplitName, root: Path = ARRAYS) -> Arrays:
     """Raises UserError where a file is missing, broken, or the parts do not belong together."""
     folder = root / split
-    with readable(folder / "images.npy"):
-        images = np.load(folder / "images.npy", mmap_mode="r")
-    with readable(folder / "labels.npy"):
-        labels = np.load(folder / "labels.npy")
-    paths = read_table(folder / "index.parquet", ["path"])["path"]
+    images = read_array(folder / "images.npy", mapped=True)
+    if images.dtype != np.uint8 or images.ndim != 5 or images.shape[-1] != 3:
+        raise _damaged(folder / "images.npy", f"it has {images.dtype} of shape {images.shape}")
+    index = read_table(folder / "index.parquet", ["path"])
+    paths, groups = index["path"], np.array(index["group"], dtype=np.int64) if "group" in index else None
+    classes = _read_classes(root / "classes.json")
+    labels = read_array(folder / "labels.npy")
+    if labels.dtype != np.int64 or not _fits(labels, len(classes)):
+        raise _damaged(folder / "labels.npy", f"its labels are not those of {len(classes)} classes")
     if not len(images) == len(labels) == len(paths):
-        raise UserError(f"{folder}: images, labels and index differ in length", AGAIN)
-    return Arrays(images, labels, paths, read_json(root / "classes.json"), _read_online(folder / ONLINE))
+        raise UserError(f"{folder}: images, labels and index differ in length", again(folder))
+    return Arrays(images, labels, paths, classes, _read_online(folder / ONLINE), groups)
+
+
+def _read_classes(path: Path) -> list[str]:
+    classes = read_json(path)
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise _damaged(path, "it is no list of names")
+    if len(set(classes)) != len(classes):
+        raise _damaged(path, "it has a name twice")
+    return classes
+
+
+def _fits(labels: npt.NDArray[np.int64], classes: int) -> bool:
+    """Whether they are indices [N] below `classes`, or flags [N, classes]."""
+    if labels.ndim == 1:
+        return bool(((labels >= 0) & (labels < classes)).all())
+    return labels.ndim == 2 and labels.shape[1] == classes and bool(((labels == 0) | (labels == 1)).all())
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError(f"{path} cannot be read: {why}", again(path))
 
 
 def write_online(transforms: Sequence[Transform], folder: Path) -> None:

@@ -15,7 +15,18 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from transferline.artifacts import ARRAYS, SPLITS, Arrays, ManifestRow, write_json, write_online, write_table
+from transferline.artifacts import (
+    ARRAYS,
+    SPLITS,
+    Arrays,
+    ManifestRow,
+    writable,
+    write_array,
+    write_header,
+    write_json,
+    write_online,
+    write_table,
+)
 from transferline.data import images, transforms
 from transferline.data.folders import replaced
 from transferline.data.images import Pixels
@@ -76,7 +87,7 @@ def write(rows: Sequence[ManifestRow], root: Path, recipe: Recipe, workers: int 
         write_json(partial / "classes.json", classes)
         for split, part in parts.items():
             write_split(part, root, recipe, os.cpu_count() if workers is None else workers, partial / split)
-            np.save(partial / split / "labels.npy", labels_of(part, classes, recipe.multilabel))
+            write_array(partial / split / "labels.npy", labels_of(part, classes, recipe.multilabel))
             write_table(partial / split / "index.parquet", _index(part))
         if recipe.online:
             write_online([transform for transform in recipe.policy if transform.enabled], partial / "train")
@@ -117,16 +128,21 @@ def _index(rows: Sequence[ManifestRow]) -> dict[str, list[object]]:
 
 
 def write_split(rows: Sequence[ManifestRow], root: Path, recipe: Recipe, workers: int | None, folder: Path) -> None:
-    """images.npy of rows of one split in `folder`, which is made. Raises UserError where an image has changed."""
-    folder.mkdir()
-    array = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=recipe.shape(rows))
+    """images.npy of rows of one split in `folder`, which is made, and is to be put in place by the caller.
+
+    Raises:
+        UserError: an image has changed, or the disk is full.
+    """
+    path = folder / "images.npy"
     loader = DataLoader(_Views(rows, root, recipe), batch_size=None, num_workers=workers or 0)
-    with one_thread():
-        for index, item in enumerate(track(loader, description=f"{folder.name:5}", total=len(rows))):
-            if isinstance(item, str):
-                raise UserError(item, "'dvc repro' prepares the images again; do not change them while it runs")
-            array[index] = item.numpy()
-    array.flush()
+    with writable(path), one_thread():
+        folder.mkdir()
+        with path.open("wb") as stream:
+            write_header(stream, np.uint8, recipe.shape(rows))
+            for item in track(loader, description=f"{folder.name:5}", total=len(rows)):
+                if isinstance(item, str):
+                    raise UserError(item, "'dvc repro' prepares the images again; do not change them while it runs")
+                stream.write(np.ascontiguousarray(item.numpy()).data)
 
 
 class _Views(Dataset[Tensor | str]):

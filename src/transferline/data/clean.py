@@ -13,11 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from transferline.artifacts import Arrays, ManifestRow, SplitName
+from transferline.artifacts import Arrays, ManifestRow, SplitName, read_array
 from transferline.data.arrays import Recipe, class_names, labels_of, require_space, write_split
 from transferline.data.folders import replaced
 from transferline.data.preprocess import Fit
+from transferline.errors import UserError
 
 _FORMAT = 1  # of what lies in a folder and of how it is made
 _TRAIN: SplitName = "train"
@@ -58,7 +60,7 @@ def taken(
     with tempfile.TemporaryDirectory() as scratch:
         processes = os.cpu_count() if workers is None else workers
         write_split(part, root, replace(recipe, views=0), processes, Path(scratch) / split)
-        images = np.load(Path(scratch) / split / "images.npy")
+        images = read_array(Path(scratch) / split / "images.npy")
     return Arrays(images, labels_of(part, classes, recipe.multilabel), [row.path for row in part], classes)
 
 
@@ -84,15 +86,24 @@ def decoded(
     digest = _digest(rows, size, fit)
     place = folder / f"{size}-{digest}"
     recipe = Recipe(size, fit, views=0, policy=(), seed=0, multilabel=multilabel)
-    if not place.exists():
+    images = _kept(place)
+    if images is None:
         for other in folder.glob(f"{size}-*"):
             shutil.rmtree(other, ignore_errors=True)
         with replaced(place) as partial:
             require_space(partial, int(np.prod(recipe.shape(rows))), "lower compare.max_images or model.input_size")
             write_split(rows, root, recipe, None, partial / _TRAIN)
-    images = np.load(place / _TRAIN / "images.npy", mmap_mode="r")
+        images = read_array(place / _TRAIN / "images.npy", mapped=True)
     classes = class_names(rows, recipe)
     return Arrays(images, labels_of(rows, classes, multilabel), [row.path for row in rows], classes), digest
+
+
+def _kept(place: Path) -> npt.NDArray[np.uint8] | None:
+    """None where there are none, or what there is of them is cut short."""
+    try:
+        return read_array(place / _TRAIN / "images.npy", mapped=True)
+    except UserError:
+        return None
 
 
 def _digest(rows: Sequence[ManifestRow], size: int, fit: Fit) -> str:

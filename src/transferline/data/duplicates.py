@@ -1,17 +1,22 @@
 """Images that show the same thing: grouped, so that no split can leak into another."""
 
-from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
-from itertools import pairwise
-from typing import TypeVar
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from transferline.artifacts import SplitName
+from transferline.data import hamming
 from transferline.data.inspection import Inspection, Rejection
 
-_BITS = 64  # of a perceptual hash
-Key = TypeVar("Key", bound=Hashable)
+
+class Twin(NamedTuple):
+    """An image of test (or val), and the one of train that is nearest to it."""
+
+    held: str
+    train: str
+    distance: int  # of the perceptual hashes, in bits; 0 also where the very pixels are the same
 
 
 def conflicts(images: Sequence[Inspection]) -> list[Rejection]:
@@ -34,55 +39,47 @@ def groups(images: Sequence[Inspection], bits: int) -> list[int]:
     Images are joined, transitively, where their pixels are the same or where their perceptual
     hashes differ in at most `bits` bits.
     """
-    parents = list(range(len(images)))
-    for left, right in _pairs(images, bits):
-        parents[_root(parents, right)] = _root(parents, left)
+    if not images:
+        return []
+    hashes, which = np.unique(_hashes(images), return_inverse=True)
+    looks = hamming.clusters(hashes, bits)[which]
+    pixels = np.unique([image.pixels for image in images], return_inverse=True)[1]
+    found = hamming.joined(len(hashes) + len(images), looks, len(hashes) + pixels)[looks]
     numbers: dict[int, int] = {}
-    return [numbers.setdefault(_root(parents, index), len(numbers)) for index in range(len(images))]
+    return [numbers.setdefault(group, len(numbers)) for group in found.tolist()]
 
 
 def exact(images: Sequence[Inspection]) -> list[bool]:
     """Per image, whether another one has the very same pixels."""
-    alike = _alike([image.pixels for image in images])
-    return [len(alike[image.pixels]) > 1 for image in images]
+    alike = Counter(image.pixels for image in images)
+    return [alike[image.pixels] > 1 for image in images]
 
 
-def _root(parents: list[int], index: int) -> int:
-    while parents[index] != index:
-        parents[index] = index = parents[parents[index]]
-    return index
+def twins(
+    images: Sequence[Inspection], groups: Sequence[int], splits: Sequence[SplitName], bits: int, of: SplitName
+) -> list[Twin]:
+    """The images of split `of` that have a twin in train, each with its nearest, sorted by path.
 
-
-def _pairs(images: Sequence[Inspection], bits: int) -> Iterator[tuple[int, int]]:
-    for key in ("pixels", "phash"):
-        for members in _alike([getattr(image, key) for image in images]).values():
-            yield from ((members[0], other) for other in members[1:])
-    first = {phash: members[0] for phash, members in _alike([image.phash for image in images]).items()}
-    hashes = np.array([int(phash, 16) for phash in first], dtype=np.uint64)
-    where = list(first.values())
-    yield from ((where[left], where[right]) for left, right in close_pairs(hashes, bits))
-
-
-def close_pairs(hashes: npt.NDArray[np.uint64], bits: int) -> Iterator[tuple[int, int]]:
-    """Index pairs of distinct hashes that differ in at most `bits` bits; a pair may come twice.
-
-    Two hashes that differ in at most b bits agree in at least one of b + 1 bands (the pigeonhole
-    principle), so that only hashes which share a band are compared.
+    Args:
+        groups, bits: as in `groups`; twins are in one group, but not all images of a group are twins.
     """
-    edges = [_BITS * band // (bits + 1) for band in range(bits + 2)]
-    for low, high in pairwise(edges):
-        mask = np.uint64((1 << (high - low)) - 1)
-        for members in _alike(((hashes >> np.uint64(low)) & mask).tolist()).values():
-            bucket = np.array(members)
-            for position, left in enumerate(members[:-1]):
-                rest = bucket[position + 1 :]
-                close = np.bitwise_count(hashes[rest] ^ hashes[left]) <= bits
-                yield from ((left, right) for right in rest[close].tolist())
+    members: dict[int, dict[SplitName, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for index, (group, name) in enumerate(zip(groups, splits, strict=True)):
+        members[group][name].append(index)
+    found = []
+    for parts in members.values():
+        if parts[of] and parts["train"]:
+            held, train = [images[index] for index in parts[of]], [images[index] for index in parts["train"]]
+            nearest, distance = hamming.nearest(_hashes(held), _hashes(train))
+            pairs = zip(held, nearest.tolist(), distance.tolist(), strict=True)
+            same = {image.pixels: image for image in reversed(train)}
+            found += [
+                Twin(image.path, same.get(image.pixels, train[near]).path, far)
+                for image, near, far in pairs
+                if far <= bits
+            ]
+    return sorted(found)
 
 
-def _alike(keys: Sequence[Key]) -> dict[Key, list[int]]:
-    """Indices per key."""
-    found: dict[Key, list[int]] = defaultdict(list)
-    for index, key in enumerate(keys):
-        found[key].append(index)
-    return found
+def _hashes(images: Sequence[Inspection]) -> hamming.Hashes:
+    return np.array([int(image.phash, 16) for image in images], dtype=np.uint64)

@@ -1,10 +1,6 @@
 """Every file of a layout looked at once, in parallel: its hashes and size, or why it cannot be used."""
 
 import hashlib
-import os
-import signal
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +11,11 @@ from rich.progress import track
 
 from transferline.artifacts import SplitName
 from transferline.data import images
-from transferline.data.sources import Layout, SourceFile, printable
+from transferline.data.hashable import printable
+from transferline.data.sources import Layout, SourceFile
+from transferline.data.workers import Work
 
-_CHUNK = 16  # files a worker takes at once: few enough to keep the bar moving
+_SECONDS = 120.0  # that a file may take; the largest that is accepted takes about 5 on a slow core
 
 
 class Inspection(NamedTuple):
@@ -40,10 +38,16 @@ class Rejection(NamedTuple):
     reason: str
 
 
-def inspect_all(layout: Layout, min_side: int, max_pixels: int) -> tuple[list[Inspection], list[Rejection]]:
-    """Decode every file of `layout`; the order of the results is the order of its files, strays last."""
+def inspect_all(
+    layout: Layout, min_side: int, max_pixels: int, seconds: float = _SECONDS
+) -> tuple[list[Inspection], list[Rejection]]:
+    """Decode every file of `layout`; the order of the results is the order of its files, strays last.
+
+    A file that crashes the decoder, or takes it more than `seconds`, is rejected like any other.
+    """
     look = partial(inspect, layout.root, min_side=min_side, max_pixels=max_pixels)
-    found = _in_parallel(look, layout.files)
+    work = Work(look, _dead, seconds).each(layout.files)
+    found = list(track(work, description="decoding", total=len(layout.files)))
     usable = [each for each in found if isinstance(each, Inspection)]
     rejected = [each for each in found if isinstance(each, Rejection)]
     strays = [Rejection(printable(path), layout.unlisted) for path in layout.strays]
@@ -51,18 +55,23 @@ def inspect_all(layout: Layout, min_side: int, max_pixels: int) -> tuple[list[In
 
 
 def inspect(root: Path, file: SourceFile, min_side: int, max_pixels: int) -> Inspection | Rejection:
-    """Decode one file fully and hash it.
-
-    The perceptual hash is that of imagehash: the signs, about their median, of the 64 lowest
-    frequencies of a discrete cosine transform of the grey image at 32 x 32.
-    """
+    """Decode one file fully and hash it."""
     if printable(file.path) != file.path:
         return Rejection(printable(file.path), "the name is not UTF-8")
     try:
         data = images.read(root / file.path)
         pixels = images.decode(data, min_side=min_side, max_pixels=max_pixels)
+        return _described(file, data, pixels)
     except images.ImageError as reason:
         return Rejection(file.path, str(reason))
+    except MemoryError:
+        return Rejection(file.path, "needs more memory than there is")
+
+
+def _described(file: SourceFile, data: bytes, pixels: images.Pixels) -> Inspection:
+    """The perceptual hash is that of imagehash: the signs, about their median, of the 64 lowest frequencies of a
+    discrete cosine transform of the grey image at 32 x 32.
+    """
     height, width, _ = pixels.shape
     return Inspection(
         path=file.path,
@@ -76,19 +85,5 @@ def inspect(root: Path, file: SourceFile, min_side: int, max_pixels: int) -> Ins
     )
 
 
-def _in_parallel(look: partial[Inspection | Rejection], files: Sequence[SourceFile]) -> list[Inspection | Rejection]:
-    workers = min(os.cpu_count() or 1, -(-len(files) // _CHUNK))
-    if workers <= 1:
-        return [look(file) for file in files]
-    pool = ProcessPoolExecutor(workers, initializer=_end_quietly)
-    try:
-        results = pool.map(look, files, chunksize=_CHUNK)
-        return list(track(results, description="decoding", total=len(files)))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _end_quietly() -> None:
-    """Workers leave Ctrl-C to the stage, which then ends them, and die of SIGTERM without a traceback."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _dead(file: SourceFile, reason: str) -> Inspection | Rejection:
+    return Rejection(printable(file.path), reason)

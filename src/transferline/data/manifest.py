@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transferline import sections
 from transferline.artifacts import SPLITS, ManifestRow, SplitName
-from transferline.data import duplicates, inspection, sources, split, stratify
+from transferline.data import duplicates, exclude, inspection, sources, split, stratify
+from transferline.data.duplicates import Twin
 from transferline.data.inspection import Inspection, Rejection
 from transferline.errors import UserError
 from transferline.labelsets import names_of
@@ -21,12 +22,14 @@ class Prepared:
         exact: per row, whether another image has the very same pixels.
         quarantine: the files left out, sorted by path.
         multilabel: `label` of the rows is a joined set of names.
+        twins: of the user's own test (and val), the images with a near duplicate in train.
     """
 
     rows: list[ManifestRow]
     exact: list[bool]
     quarantine: list[Rejection]
     multilabel: bool = False
+    twins: dict[SplitName, list[Twin]] = field(default_factory=dict)
 
     def names(self, row: ManifestRow) -> list[str]:
         """The classes that the image is in."""
@@ -53,13 +56,17 @@ class Prepared:
 def build(layout: sources.Layout, shares: sections.Split, prepare: sections.Prepare, seed: int) -> Prepared:
     """Inspect every file of `layout`, group duplicates, and split.
 
-    A split that the user brings is kept as it is, duplicates across it included (they are counted
-    in the summary); where it has no val, val is taken out of train.
+    Files that the user excludes are left out unseen. A split that the user brings is kept as it is,
+    duplicates across it included (they are counted in the summary, and `twins` names them); where it
+    has no val, val is taken out of train.
 
     Raises:
-        UserError: there are no usable images, or a class has too few of them, overall or in a split.
+        UserError: there are no usable images, or a class has too few of them, overall or in a split;
+            or the list of excluded files is mistaken.
     """
-    found, rejected = inspection.inspect_all(layout, prepare.min_side, prepare.max_pixels)
+    kept, excluded = exclude.apply(layout, prepare.exclude)
+    found, rejected = inspection.inspect_all(kept, prepare.min_side, prepare.max_pixels)
+    rejected += excluded
     conflicting = duplicates.conflicts(found)
     rejected += conflicting
     contested = {rejection.path for rejection in conflicting}
@@ -73,7 +80,9 @@ def build(layout: sources.Layout, shares: sections.Split, prepare: sections.Prep
         ManifestRow(image.path, image.label, name, image.sha256, image.phash, group, image.width, image.height)
         for image, name, group in zip(images, splits, groups, strict=True)
     ]
-    return Prepared(rows, duplicates.exact(images), sorted(rejected), layout.multilabel)
+    held: tuple[SplitName, ...] = ("val", "test") if layout.splits else ()
+    twins = {name: duplicates.twins(images, groups, splits, prepare.near_duplicate_bits, name) for name in held}
+    return Prepared(rows, duplicates.exact(images), sorted(rejected), layout.multilabel, twins)
 
 
 def _require_usable(

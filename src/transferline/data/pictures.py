@@ -1,5 +1,6 @@
 """Pictures of the data: samples of each class, how the classes are distributed, augmented views."""
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ Row = TypeVar("Row")
 _COLORS: dict[SplitName, str] = {"train": "#3b6fb6", "val": "#e8a33d", "test": "#5aa469"}
 _COLUMNS = 6  # pictures in a row
 _ROWS = 24  # rows at most: beyond, a picture is too tall to be looked at
+_BARS = 100  # of classes at most
+_NAME = 40  # characters of a line of a name
 _THUMBNAIL = 256  # pixels
 _NONE = "(no label)"
 
@@ -63,12 +66,16 @@ def preview(
 
 
 def classes(counts: Mapping[str, Sequence[int]], images: Sequence[int], path: Path) -> None:
-    """Bars of images per class, stacked by split.
+    """Bars of images per class, stacked by split; of the first classes, where there are very many.
 
     Args:
         counts: class -> numbers in train, val, test.
         images: in train, val, test; an image may be in several classes.
     """
+    title = "Images per class and split"
+    if len(counts) > _BARS:
+        title += f": the first {_BARS} of {len(counts)} classes"
+        counts = dict(list(counts.items())[:_BARS])
     height = 1.6 + 0.34 * len(counts)
     figure = Figure(figsize=(8, min(height, 60)), layout="constrained")
     axes = figure.add_subplot()
@@ -84,7 +91,7 @@ def classes(counts: Mapping[str, Sequence[int]], images: Sequence[int], path: Pa
     axes.invert_yaxis()
     axes.set_xlabel("images")
     axes.set_xlim(0, left.max() * 1.1)
-    axes.set_title("Images per class and split", loc="left", fontweight="bold")
+    axes.set_title(title, loc="left", fontweight="bold")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
     _save(figure, path)
@@ -131,8 +138,9 @@ def _save_grid(
 
 
 def _plain(name: str) -> str:
-    """A class name that Matplotlib does not take for a formula."""
-    return name.replace("$", r"\$")
+    """A class name, cut where a line of it is very long, that Matplotlib does not take for a formula."""
+    lines = (line if len(line) <= _NAME else f"{line[: _NAME - 1]}…" for line in name.split("\n"))
+    return "\n".join(lines).replace("$", r"\$")
 
 
 def _strip(axes: Axes) -> None:
@@ -142,5 +150,6 @@ def _strip(axes: Axes) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with atomic(path) as partial:
+    with atomic(path) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box stands for it
         figure.savefig(partial, dpi=110, metadata={"Software": None})

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from transferline.artifacts import SAMPLE, SPLITS, SplitName
+from transferline.data import hashable
 from transferline.data import labels as labels_file
+from transferline.data.hashable import printable
 from transferline.data.labels import SPLIT_NAMES
 from transferline.errors import UserError, nearest
 from transferline.labelsets import names_of
@@ -66,9 +68,11 @@ def scan(root: Path, labels: str | None = None) -> Layout:
 
     Raises:
         UserError: the folder is missing or holds no class folders, no files, one class only, or
-            half a split; or the CSV is missing, mistaken, or names files that do not exist.
+            half a split, or files that DVC cannot hash; or the CSV is missing, mistaken, or names
+            files that do not exist.
     """
     require_folder(root)
+    hashable.require(root)
     if labels is not None:
         return _labelled(root, labels)
     parts = _split_folders(root)
@@ -152,9 +156,14 @@ def _listed_splits(file: Path, rows: Sequence[labels_file.Labelled]) -> tuple[Sp
 
 
 def require_folder(root: Path) -> None:
-    """Raises UserError, naming the nearest folder that exists, where `root` is not a folder."""
-    if root.is_dir():
-        return
+    """Raises UserError, naming the nearest folder that exists, where `root` is no folder, or may not be read."""
+    try:
+        if root.is_dir():
+            return
+    except PermissionError:
+        raise UserError(
+            f"data.root: '{root}' may not be read", "give yourself the right, or name another folder"
+        ) from None
     if root.exists():
         raise UserError(f"data.root: '{root}' is a file", "name the folder that holds a folder per class")
     if root.resolve() == SAMPLE.resolve():
@@ -181,11 +190,6 @@ def require_enough(counts: Mapping[str, int], minimum: int, hint: str = "", labe
             f"class '{label}' has {counts[label]} usable images; {minimum} are needed",
             f"add {minimum - counts[label]} images to it, or {away}{hint}",
         )
-
-
-def printable(path: str) -> str:
-    """`path` with the bytes that are not UTF-8 written as escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _split_folders(root: Path) -> list[tuple[Path, SplitName]]:
@@ -263,4 +267,7 @@ def _hidden(name: str) -> bool:
 
 
 def _size(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0  # a broken link is reported by prepare
+    try:
+        return file.stat().st_size
+    except OSError:  # a link to nothing, behind a linked folder: prepare reports it
+        return 0

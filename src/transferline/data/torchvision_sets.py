@@ -1,7 +1,10 @@
 """A torchvision data set laid out as PNG files in class folders, under its own split where it has one."""
 
 import inspect
+import pickle
 import re
+import tarfile
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,9 @@ from PIL import Image
 from rich.progress import track
 from torchvision import datasets
 
+from transferline import system
 from transferline.artifacts import SplitName
+from transferline.data.archives import guarded
 from transferline.errors import UserError, nearest
 
 # What torchvision's constructors call each split, in order of preference.
@@ -51,12 +56,20 @@ def _open(name: str, constructor: Callable[..., Any], cache: Path) -> dict[str, 
     if "download" in accepted:
         place["download"] = True
     try:
-        if "train" in accepted:
-            return {"train": constructor(**place, train=True), "test": constructor(**place, train=False)}
-        if "split" in accepted:
-            return _open_splits(constructor, place)
-        return {"": constructor(**place)}
+        with guarded():
+            if "train" in accepted:
+                return {"train": constructor(**place, train=True), "test": constructor(**place, train=False)}
+            if "split" in accepted:
+                return _open_splits(constructor, place)
+            return {"": constructor(**place)}
+    except (tarfile.TarError, zipfile.BadZipFile, pickle.UnpicklingError, EOFError) as error:
+        raise UserError(
+            f"data.torchvision: the files of '{name}' under {cache} are damaged or not what they should be: {error}",
+            f"remove {cache} and run 'dvc repro fetch' again: they are then downloaded anew",
+        ) from None
     except (OSError, RuntimeError) as error:
+        if system.untranslated(error):  # as a full disk
+            raise
         raise UserError(
             f"data.torchvision: '{name}' cannot be had: {error}",
             f"connect to the network, or place the set's files under {cache}, "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperGroup
 
-from transferline.errors import UserError
+from transferline.errors import UserError, as_user_error
 
 if TYPE_CHECKING:
     from transferline.deploy.inputs import Input
@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 
 
 class _Group(TyperGroup):
-    """A user's mistake is one message on stderr and exit code 1, without a traceback."""
+    """A user's mistake, or a full disk, is one message on stderr and exit code 1, without a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+        except Exception as error:
+            message = as_user_error(error)
+            if message is None:
+                raise
+            print(f"error: {message}", file=sys.stderr)
             raise typer.Exit(1) from None
 
 
@@ -151,6 +154,12 @@ def compare_backbones(
 def lr_find() -> None:
     """Suggest a learning rate: some steps at ever higher rates, and how the loss takes it (a range test)."""
     _run_script("lr_find")
+
+
+@app.command()
+def sync() -> None:
+    """Send what stages kept in .cache/spool while MLflow was away."""
+    _run_script("sync")
 
 
 def _run_script(name: str, *arguments: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from transferline import seal
 from transferline.artifacts import ModelCard, atomic, write_json
 from transferline.data.preprocess import Resize
 from transferline.deploy import parity
@@ -95,8 +96,9 @@ def write_onnx(deployed: Deployed, path: Path, opset: int, properties: dict[str,
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # torch's stack traces: longer than the graph, and of no use outside it
     program.model.graph.metadata_props.clear()
-    program.model.metadata_props.update(properties)
+    program.model.metadata_props.update(properties | {seal.KEY: seal.BLANK})
     program.save(path, external_data=False)
+    seal.seal(path)
     onnx.checker.check_model(path, full_check=True)
 
 

@@ -1,7 +1,5 @@
 """Backbones side by side: the table, the picture of accuracy against latency, and which of them is best."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
-from transferline.artifacts import write_json, write_text
+from transferline.artifacts import write_csv, write_json
 from transferline.evaluation.pictures import BLUE, INK, MUTED, save
 from transferline.evaluation.probe import interval
 
@@ -141,12 +139,9 @@ def write(results: Sequence[Result], about: dict[str, Any], folder: Path) -> Non
         for row in measured
     ]
     write_json(folder / f"{NAME}.json", {**about, "best": measured[0].name, NAME: rows, "skipped": skipped})
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     names = ("name", *measured[0].metrics(), "input_size", "feature_dim")
-    writer.writerow(names)
-    writer.writerows([(asdict(row) | row.metrics())[name] for name in names] for row in measured)
-    write_text(folder / f"{NAME}.csv", text.getvalue())
+    cells = ([(asdict(row) | row.metrics())[name] for name in names] for row in measured)
+    write_csv(folder / f"{NAME}.csv", names, cells)
     save(draw(measured), folder / f"{NAME}.png")
 
 

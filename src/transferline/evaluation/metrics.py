@@ -74,6 +74,8 @@ def scalars(scores: dict[str, Any]) -> dict[str, float]:
     flat = {name: value for name, value in scores.items() if isinstance(value, int | float)}
     for name, (low, high) in scores["intervals"].items():
         flat[f"{name}_low"], flat[f"{name}_high"] = low, high
+    flat |= {f"leakage_{name}": value for name, value in scores.get("leakage", {}).items() if value is not None}
+    flat |= {f"label_errors_{name}": value for name, value in scores.get("label_errors", {}).items()}
     for name, row in scores["per_class"].items():
         # MLflow refuses most other characters in the name of a metric
         flat[re.sub(r"[^\w.\- ]", "_", f"f1_{name}")[:METRIC_KEY_LENGTH]] = row["f1"]

@@ -1,29 +1,25 @@
 """The pictures of the evaluation, each a matplotlib Figure, and the table behind one of them."""
 
-import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import fill
 from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot, which takes three seconds to import
 from matplotlib.ticker import PercentFormatter
 
-from transferline.artifacts import atomic
+from transferline.artifacts import atomic, write_csv
 from transferline.evaluation.calibration import Reliability
 from transferline.evaluation.outcome import Curve, Floats, Labels, Outcome
 
 INK, MUTED, BLUE, RED = "#1f2933", "#8a94a0", "#2f6394", "#c0492f"
 LABEL_LENGTH = 26  # characters of a class name that a picture has room for
 NONE = "no label"
-CAPTION_LENGTH = 18  # and those that a tile of the gallery has
 NUMBERED_CLASSES = 30  # a confusion matrix of more classes is shown by colour alone
 NAMED_CURVES = 10  # of more classes, only the worst curves are named
-GALLERY_COLUMNS = 6
 
 
 class Words(NamedTuple):
@@ -46,11 +42,12 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def write_confusion_csv(outcome: Outcome, path: Path) -> None:
-    """The pairs that `dvc plots show` counts into a matrix."""
-    with atomic(path) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["actual", "predicted"])
-        writer.writerows(outcome.confusion_rows())
+    """The pairs that `dvc plots show` counts into a matrix.
+
+    It writes them into a script, which a label with `</script>` would leave: a backslash keeps it in.
+    """
+    rows = ([re.sub(r"<(?=[/!])", r"<\\", name) for name in pair] for pair in outcome.confusion_rows())
+    write_csv(path, ["actual", "predicted"], rows)
 
 
 def draw_confusion(counts: Labels, classes: Sequence[str]) -> Figure:
@@ -60,7 +57,7 @@ def draw_confusion(counts: Labels, classes: Sequence[str]) -> Figure:
     axes = figure.add_subplot()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    names, font = [_shown(name) for name in classes], 10 if len(classes) <= 20 else 6
+    names, font = [short(name) for name in classes], 10 if len(classes) <= 20 else 6
     straight = len(classes) <= 4
     axes.set_xticks(
         range(len(names)),
@@ -106,7 +103,7 @@ def draw_tallies(tallies: Labels, classes: Sequence[str]) -> Figure:
     for place, row in zip(places, tallies, strict=True):
         text = " · ".join(map(str, row))
         axes.annotate(text, (row.sum(), place), (4, 0), textcoords="offset points", va="center", fontsize=9, color=INK)
-    axes.set_yticks(places, [_shown(name) for name in classes])
+    axes.set_yticks(places, [short(name) for name in classes])
     axes.invert_yaxis()
     axes.set_xlim(0, max(tallies.sum(axis=1).max(), 1) * 1.15)
     axes.spines[["top", "right"]].set_visible(False)
@@ -154,14 +151,14 @@ def _centres(bins: Reliability) -> Floats:
 def draw_pr_curves(curves: Sequence[Curve]) -> Figure:
     """Precision over recall of each class against the rest; the worst come first in the legend."""
     if not curves:
-        return _message("no precision-recall curve: the test split holds a single class")
+        return message("no precision-recall curve: the test split holds a single class")
     figure = Figure(figsize=(8.4, 5.2), layout="constrained")
     axes = figure.add_subplot()
     ranked = sorted(curves, key=lambda curve: curve.average_precision)
     for curve in ranked[NAMED_CURVES:]:
         axes.step(curve.recall, curve.precision, where="post", color=MUTED, linewidth=0.6, alpha=0.6)
     for curve, colour in zip(ranked, mpl.color_sequences["tab10"], strict=False):
-        label = f"{curve.average_precision:.4f}  {_shown(curve.name)}"
+        label = f"{curve.average_precision:.4f}  {short(curve.name)}"
         if curve.mark:
             label += f" (cut at {curve.mark.threshold:.2f})"
             axes.plot(curve.mark.recall, curve.mark.precision, "o", color=colour, markeredgecolor=INK, clip_on=False)
@@ -176,43 +173,7 @@ def draw_pr_curves(curves: Sequence[Curve]) -> Figure:
     return figure
 
 
-def draw_mistakes(outcome: Outcome, images: npt.NDArray[np.uint8], limit: int) -> Figure:
-    """The most confident mistakes, at most `limit`; `images` is uint8 [N, S, S, 3]."""
-    total, rows = len(outcome.mistakes), outcome.mistakes[:limit]
-    tested = f"{len(outcome.labels)} test images"
-    if not total:
-        return _message(f"no mistakes on {tested}")
-    if not len(rows):
-        return _message(f"mistakes on {tested}: {total}, none shown (evaluate.gallery is 0)")
-    lines = -(-len(rows) // GALLERY_COLUMNS)
-    figure = Figure(figsize=(1.9 * GALLERY_COLUMNS, 2.35 * lines + 0.5), layout="constrained")
-    figure.suptitle(f"{len(rows)} of {total} mistakes on {tested}, the most confident first", color=INK, fontsize=13)
-    grid = figure.subplots(lines, GALLERY_COLUMNS, squeeze=False).ravel()
-    for number, (axes, row) in enumerate(zip(grid, rows, strict=False), start=1):
-        _draw_mistake(axes, images[row], number, outcome, int(row))
-    for axes in grid[len(rows) :]:
-        axes.set_axis_off()
-    return figure
-
-
-def _draw_mistake(axes: Axes, image: npt.NDArray[np.uint8], number: int, outcome: Outcome, row: int) -> None:
-    axes.imshow(image)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_color(MUTED)
-    actual, predicted = _caption(outcome.names(outcome.members[row])), _caption(outcome.names(outcome.calls[row]))
-    axes.set_title(f"{number}. {actual}", color=INK, fontsize=9)
-    axes.set_xlabel(f"{predicted}  {outcome.confidences[row]:.1%}", color=RED, fontsize=9)
-
-
-def _caption(names: Sequence[str]) -> str:
-    """A class name cut to what fits, or a set of them in two lines."""
-    if len(names) == 1:
-        return _shown(names[0], CAPTION_LENGTH)
-    return fill(_shown(", ".join(names) or NONE, 2 * CAPTION_LENGTH), CAPTION_LENGTH + 4)
-
-
-def _message(text: str) -> Figure:
+def message(text: str) -> Figure:
     figure = Figure(figsize=(8, 1.6))
     figure.text(0.5, 0.5, text, ha="center", va="center", color=INK, fontsize=13)
     return figure
@@ -224,7 +185,7 @@ def _title(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_ylabel(y, color=INK)
 
 
-def _shown(name: str, length: int = LABEL_LENGTH) -> str:
+def short(name: str, length: int = LABEL_LENGTH) -> str:
     """A class name cut to what fits, with its dollar signs kept from being read as mathematics."""
     cut = name if len(name) <= length else name[: length - 1] + "…"
     return cut.replace("$", r"\$")

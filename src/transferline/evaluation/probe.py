@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 import numpy.typing as npt
+from rich.progress import track
 from scipy.special import stdtrit
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -135,6 +136,35 @@ def cross_validate(features: Features, labels: Labels, groups: Labels, folds: in
         accuracy.append(float(accuracy_score(labels[held].ravel(), predicted.ravel())))
         macro_f1.append(float(f1_score(labels[held], predicted, average="macro", zero_division=0.0)))
     return Scores(accuracy, macro_f1)
+
+
+def held_out_scores(
+    features: Features,
+    labels: Labels,
+    groups: Labels,
+    classes: int,
+    seed: int,
+    *,
+    folds: int,
+    prior: float = PRIOR,
+) -> npt.NDArray[np.float64]:
+    """Scores of each image by a probe that was fitted on neither it nor any other image of its group.
+
+    Args:
+        features: [N, P].
+        labels: int64 [N], indices below `classes`; multilabel: int64 [N, classes] of 0 and 1.
+        groups: int64 [N], of (near) duplicates; two at least.
+        folds: at most, as in `cross_validate`; a progress bar counts them.
+        prior: as of `fit_probe`.
+
+    Returns:
+        float64 [N, classes], as Probe.scores. Where a class lies in one fold alone, its images are judged by a probe
+        that knows nothing of it: minus infinity there; of several labels also infinity, where every other image has it.
+    """
+    scores = np.full((len(labels), classes), -np.inf)
+    for fitted, held in track(_folds(labels, groups, folds, seed), "label errors: probes on the training images"):
+        scores[held] = fit_probe(features[fitted], labels[fitted], classes, seed, prior=prior).scores(features[held])
+    return scores
 
 
 def _folds(labels: Labels, groups: Labels, folds: int, seed: int) -> list[tuple[Labels, Labels]]:

@@ -11,15 +11,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from transferline.artifacts import Arrays, Best, ModelCard, SplitName, write_text
-from transferline.evaluation import metrics, pictures
+from transferline.evaluation import gallery, metrics, pictures
 from transferline.evaluation.calibration import reliability
+from transferline.evaluation.label_errors import LabelErrors
 from transferline.evaluation.multiclass import Multiclass
 from transferline.evaluation.multilabel import Multilabel
 from transferline.evaluation.outcome import Outcome
 from transferline.sections import Evaluate
 
 TEMPLATES = Path(__file__).parent / "templates"
-PICTURES = ("confusion.png", "reliability.png", "pr_curves.png", "mistakes.png")
+PICTURES = ("confusion.png", "reliability.png", "pr_curves.png", "mistakes.png", "label_errors.png")
+LABEL_ERRORS = "label_errors.csv"
 NOT_OF_THE_MODEL = {"study", "run_id", "value"}  # of best.json: ids, and what only tune can compare
 
 
@@ -32,14 +34,18 @@ def write(
     card: ModelCard,
     best: Best,
     options: Evaluate,
+    doubts: LabelErrors | None,
 ) -> None:
-    """Write report.html into `folder`, and beside it the pictures that it contains.
+    """Write report.html into `folder`, and beside it the pictures that it contains and the tables behind them.
 
     Args:
         outcome: of the images of `splits["test"]`, row by row.
         scores: as metrics.evaluate gives them.
+        doubts: suspected label errors of all splits; None where they were not looked for.
     """
     _write_pictures(folder, outcome, splits["test"], options)
+    pictures.save(gallery.draw_label_errors(doubts, splits, options.label_errors), folder / "label_errors.png")
+    (doubts or LabelErrors([])).write(folder / LABEL_ERRORS)
     text = (
         _environment()
         .get_template("multilabel.html" if outcome.multilabel else "report.html")
@@ -49,6 +55,8 @@ def write(
             splits={name: part.counts.tolist() for name, part in splits.items()},
             images={name: len(part.labels) for name, part in splits.items()},
             mistakes=_mistakes(outcome, splits["test"].paths, options.gallery),
+            doubts=doubts,
+            suspected=doubts.suspected[: options.label_errors] if doubts else [],
             configuration=_configuration(card, best),
             pictures={name: _embedded(folder / name) for name in PICTURES},
         )
@@ -66,9 +74,9 @@ def _write_pictures(folder: Path, outcome: Outcome, test: Arrays, options: Evalu
         _draw_confusion(outcome),
         pictures.draw_reliability(before, after, outcome.temperature, words),
         pictures.draw_pr_curves(metrics.precision_recall_curves(outcome)),
-        pictures.draw_mistakes(outcome, test.images[:, 0], options.gallery),
+        gallery.draw_mistakes(outcome, test.images[:, 0], options.gallery),
     )
-    for name, figure in zip(PICTURES, figures, strict=True):
+    for name, figure in zip(PICTURES, figures, strict=False):
         pictures.save(figure, folder / name)
     pictures.write_confusion_csv(outcome, folder / "confusion.csv")
 
@@ -81,9 +89,12 @@ def _draw_confusion(outcome: Outcome) -> Figure:
 
 
 def headline(scores: Mapping[str, Any]) -> str:
-    """The one number and its 95 % interval, as 'macro-F1 0.985 (0.970-0.996) on 300 test images'."""
+    """One number and its 95 % interval: 'macro-F1 0.985 (0.970-0.996) on 300 test images, 3 suspected label errors'."""
     low, high = scores["intervals"]["macro_f1"]
-    return f"macro-F1 {scores['macro_f1']:.3f} ({low:.3f}-{high:.3f}) on {scores['images']} test images"
+    line = f"macro-F1 {scores['macro_f1']:.3f} ({low:.3f}-{high:.3f}) on {scores['images']} test images"
+    if suspected := scores.get("label_errors", {}).get("suspected"):
+        line += f", {suspected} suspected label error{'s' if suspected > 1 else ''}"
+    return line
 
 
 def _environment() -> Environment:

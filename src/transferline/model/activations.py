@@ -4,7 +4,6 @@ With d blocks frozen, the first d are a fixed function, so every epoch and every
 An entry lies in `.cache/activations/<key>/depth_<d>/`; the key is a hash of all that its values depend on.
 """
 
-import errno
 import hashlib
 import importlib.metadata
 import json
@@ -17,13 +16,14 @@ import torch
 from filelock import FileLock, Timeout
 from rich.progress import track
 
+from transferline import system
 from transferline.artifacts import Arrays, project_root
 from transferline.model.classifier import Classifier, pick_device
-from transferline.model.engines import BATCH, Array, Chosen, Prefix, choose
+from transferline.model.engines import BATCH, Array, Chosen, Prefix, Runner, choose, preferred
 from transferline.model.stored import Entry, Stored, UnfitError, Writer, entries, open_entry, size
 from transferline.sections import Activations
 
-FORMAT = 2  # of an entry and of how it is computed; another one is another key
+FORMAT = 3  # of an entry and of how it is computed; another one is another key
 RESERVE = 1 << 29  # bytes of the disk that are left free
 
 
@@ -39,11 +39,18 @@ class Cache:
         self.config = config
         self.folder = folder or project_root() / ".cache" / "activations"
         # val is run by what train was; the classifier is kept, so that no other one gets its id
-        self._engines: dict[tuple[int, str, tuple[int, ...], int], tuple[Classifier, Chosen]] = {}
+        self._engines: dict[tuple[int, str, tuple[int, ...], str], tuple[Classifier, Chosen]] = {}
         self._in_use: set[Path] = set()  # groups opened here: never evicted to make room for another
 
     def open(
-        self, classifier: Classifier, arrays: Arrays, digest: str, depths: Collection[int], label: str
+        self,
+        classifier: Classifier,
+        arrays: Arrays,
+        digest: str,
+        depths: Collection[int],
+        label: str,
+        *,
+        count: int | None = None,
     ) -> dict[int, Stored]:
         """The activations behind each of `depths`; what is not there is computed, in one pass for all.
 
@@ -56,11 +63,15 @@ class Cache:
             digest: hash of the arrays' bytes.
             depths: wanted; 0, in front of all blocks, has none.
             label: starts each line, and the progress bar.
+            count: of views that this classifier will be given in all, which decides the engine; None: those of
+                `arrays`.
         """
         wanted = sorted({depth for depth in depths if depth > 0})
         if self.config.mode == "off" or not wanted:
             return {}
-        group = self.folder / key(classifier, arrays, digest, self.config.dtype)
+        views = len(arrays.images) * arrays.images.shape[1]
+        engine = preferred(classifier, count or views, self.config.engine)
+        group = self.folder / key(classifier, arrays, digest, self.config.dtype, engine)
         self._in_use.add(group)
         found: dict[int, Stored] = {}
         try:
@@ -70,9 +81,10 @@ class Cache:
                 found |= {depth: stored for depth in wanted if (stored := open_entry(_place(group, depth)))}
                 missing = [depth for depth in wanted if depth not in found]
                 if missing:
-                    found |= self._compute(group, missing, found, given=(classifier, arrays), label=label)
+                    found |= self._compute(group, missing, found, given=(classifier, arrays, engine), label=label)
         except (UnfitError, OSError) as error:
-            reason = "the disk is full" if isinstance(error, OSError) and error.errno == errno.ENOSPC else error
+            refused = system.reason(system.code(error), self.folder)
+            reason = refused[0].partition(" (")[0] if refused else error
             print(f"{label}: activations are not kept ({reason}): every epoch runs the frozen blocks", flush=True)
         finally:
             classifier.cpu()
@@ -84,11 +96,11 @@ class Cache:
         depths: list[int],
         found: Mapping[int, Stored],
         *,
-        given: tuple[Classifier, Arrays],
+        given: tuple[Classifier, Arrays, Runner],
         label: str,
     ) -> dict[int, Stored]:
         """One run through the frozen blocks that writes every boundary for which there is room."""
-        classifier, arrays = given
+        classifier, arrays, wanted = given
         leading = arrays.images.shape[:2]
         shapes = boundaries(classifier, depths, arrays.images[0, :1])
         new = {depth: Entry(depth, self.config.dtype, (*leading, *shapes[depth])) for depth in depths}
@@ -102,7 +114,7 @@ class Cache:
             )
         if not fitting:
             return {}
-        source, engine = self._source(classifier, arrays, fitting, found)
+        source, engine = self._source(classifier, arrays, fitting, found, wanted)
         starts = range(0, len(source), BATCH)
         with ExitStack() as files:
             writers = [files.enter_context(Writer(_place(group, depth), new[depth])) for depth in fitting]
@@ -115,25 +127,22 @@ class Cache:
         return {depth: stored for depth, stored in made.items() if stored}
 
     def _source(
-        self, classifier: Classifier, arrays: Arrays, depths: list[int], found: Mapping[int, Stored]
+        self, classifier: Classifier, arrays: Arrays, depths: list[int], found: Mapping[int, Stored], wanted: Runner
     ) -> tuple[Array, Chosen]:
-        """The images, or a shallower boundary that is there already, whichever measures faster.
+        """The images, or the deepest shallower boundary that is there already where the values are the same either way.
 
-        Only float32 is continued from: of anything less the values would be rounded twice, and so depend on what
-        happened to be in the cache.
+        They are, where torch continues from float32. Less would be rounded twice, and onnxruntime fuses operations
+        across a boundary: values would depend on what happened to be in the cache.
         """
-        candidates = [(0, arrays.images)]
         shallower = [depth for depth in found if depth < depths[0]]
-        if shallower and self.config.dtype == "float32":
-            candidates.append((max(shallower), found[max(shallower)].values))
-        weights, choices = _weights_hash(classifier), []
-        for start, stored in candidates:
-            flat, known = stored.reshape(-1, *stored.shape[2:]), (id(classifier), weights, tuple(depths), start)
-            if known not in self._engines:
-                chosen = choose(Prefix(classifier, depths, start), flat, self.config.engine)
-                self._engines[known] = classifier, chosen
-            choices.append((flat, self._engines[known][1]))
-        return max(choices, key=lambda choice: choice[1].rate)
+        if wanted == "torch" and self.config.dtype == "float32" and shallower:
+            start = max(shallower)
+            values = found[start].values
+            return values.reshape(-1, *values.shape[2:]), choose(Prefix(classifier, depths, start), wanted)
+        known = (id(classifier), _weights_hash(classifier), tuple(depths), wanted)
+        if known not in self._engines:
+            self._engines[known] = classifier, choose(Prefix(classifier, depths), wanted)
+        return arrays.images.reshape(-1, *arrays.images.shape[2:]), self._engines[known][1]
 
     def _make_room(self, needed: Mapping[int, int]) -> list[int]:
         """Evict what was used longest ago until what fits of `needed`, depth -> bytes, does; return those depths.
@@ -164,7 +173,7 @@ class Cache:
                     shutil.rmtree(partial, ignore_errors=True)
 
 
-def key(classifier: Classifier, arrays: Arrays, digest: str, dtype: str) -> str:
+def key(classifier: Classifier, arrays: Arrays, digest: str, dtype: str, engine: Runner) -> str:
     """16 hex digits of a hash over what the values depend on, the depth aside."""
     card = classifier.card
     known = {
@@ -175,7 +184,7 @@ def key(classifier: Classifier, arrays: Arrays, digest: str, dtype: str) -> str:
         "preprocessing": [card.mean, card.std, card.resize],
         "arrays": [digest, *arrays.images.shape],
         "dtype": dtype,
-        "device": pick_device().type,
+        "device": [pick_device().type, engine, torch.get_num_threads()],  # how sums are split among threads
         "versions": [importlib.metadata.version(name) for name in ("torch", "torchvision", "timm")],
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]

@@ -10,7 +10,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from transferline.artifacts import Arrays, ModelCard, atomic, read_card, write_card
+from transferline.artifacts import Arrays, ModelCard, atomic, read_card, readable, write_card
 from transferline.errors import UserError
 from transferline.model import backbones, memory
 from transferline.model.backbones import Spec
@@ -185,11 +185,12 @@ def load(folder: Path) -> tuple[Classifier, ModelCard]:
 
     card = read_card(folder)
     classifier = build(card, "none", seed=0)
-    try:
-        classifier.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{folder / WEIGHTS} cannot be read: {reason}", "delete it, and run 'dvc repro'") from None
+    path = folder / WEIGHTS
+    with readable(path):
+        try:
+            classifier.load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(str(error).splitlines()[0]) from None
     return classifier.eval(), card
 
 
@@ -209,18 +210,26 @@ def predict_logits(
     Args:
         classifier: left in eval mode, on the CPU.
         images: uint8 [N, S, S, 3].
-        batch_size: images a forward pass.
+        batch_size: images a forward pass; where they do not fit into memory, half of them, and so on.
         description: the label of the progress bar.
 
     Returns:
         float32 [N, C].
+
+    Raises:
+        UserError: where not even one image fits.
     """
     device = pick_device()
     classifier = classifier.eval().to(device).to(memory_format=torch.channels_last)
-    parts = []
+
+    def run(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        given = torch.from_numpy(np.array(batch)).to(device)
+        logits: npt.NDArray[np.float32] = classifier(given.permute(0, 3, 1, 2).float()).cpu().numpy()
+        return logits
+
+    halving, parts = memory.Halving(run, description), []
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # what is deployed must reproduce these numbers
         for start in track(range(0, len(images), batch_size), description=description):
-            batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
-            parts.append(classifier(batch.permute(0, 3, 1, 2).float()).cpu().numpy())
+            parts += halving(images[start : start + batch_size])
     classifier.cpu()
     return np.concatenate(parts) if parts else np.empty((0, classifier.head.linear.out_features), np.float32)

@@ -1,12 +1,11 @@
-"""Frozen blocks as a function of stored views, run by whichever engine measures fastest."""
+"""Frozen blocks as a function of stored views, run by whichever engine pays for so many images."""
 
-import tempfile
-import time
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +13,27 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from transferline.model import memory
 from transferline.model.classifier import Classifier, pick_device
+
+if TYPE_CHECKING:
+    import onnx
 
 BATCH = 16  # images a pass; larger ones fall out of a CPU's cache
 TOLERANCE = 1e-3  # largest difference between engines, as a share of the largest activation
-
-_EXPORT_SECONDS = 30.0  # what translating into ONNX may cost; below that, torch is done before
-_MEASURED = 2  # batches, after one that warms up
+WORTH = 1e12  # floating-point operations from which on translating into ONNX pays: some ten seconds of torch's
 
 Array = npt.NDArray[Any]
 Engine = Callable[[Array], list[npt.NDArray[np.float32]]]  # a batch -> one array per boundary
+Runner = Literal["torch", "onnxruntime"]
 EngineName = Literal["auto", "torch", "onnxruntime"]
+
+
+class Rows(Protocol):
+    """An array, or what gives one for a slice of its rows."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> Array: ...
 
 
 class Prefix(nn.Module):
@@ -54,41 +63,67 @@ class Prefix(nn.Module):
 
 @dataclass(frozen=True)
 class Chosen:
-    """An engine, and the images a second that it was measured at."""
+    """An engine by its name."""
 
     name: str
     run: Engine
-    rate: float
 
 
-def choose(prefix: Prefix, stored: Array, wanted: EngineName = "auto", count: int | None = None) -> Chosen:
-    """The fastest engine at hand, by measuring some batches; `wanted` decides where it is not auto.
+def preferred(classifier: Classifier, count: int, wanted: EngineName = "auto") -> Runner:
+    """What is to run the frozen blocks, by a rule and not by a clock: engines differ in the last digits.
 
-    onnxruntime is tried on a CPU where torch would take longer than translating the blocks for it, and is
-    taken only where it agrees with torch within TOLERANCE.
+    On a CPU onnxruntime is up to 2.5 times as fast as torch where most operations are convolutions, and no faster where
+    most are matrix products, as in transformers. It therefore runs convolutional networks, where there is enough to do
+    to be worth the translation: the device, the network and the number of images decide, and nothing else.
 
     Args:
-        prefix: its blocks are run in eval mode and left so.
-        stored: all that the engine will be given, [M, ...], or a part of it.
-        count: how many rows it will be given in all; None: M.
+        count: of all images that it will be given.
+        wanted: decides where it is not auto; a GPU leaves the blocks to torch all the same.
     """
-    batches = [stored[start : start + BATCH] for start in range(0, min(len(stored), (1 + _MEASURED) * BATCH), BATCH)]
-    by_torch = _measured("torch", in_torch(prefix), batches)
-    on_cpu = pick_device().type == "cpu"
-    if (
-        wanted == "torch"
-        or not on_cpu
-        or (wanted == "auto" and (count or len(stored)) / by_torch.rate < _EXPORT_SECONDS)
-    ):
+    if wanted == "torch" or pick_device().type != "cpu":
+        return "torch"
+    if wanted == "onnxruntime":
+        return "onnxruntime"
+    every, convolutions = operations(classifier)
+    return "onnxruntime" if count * every >= WORTH and 2 * convolutions > every else "torch"
+
+
+def operations(classifier: Classifier) -> tuple[int, int]:
+    """Floating-point operations of all blocks for one image, and those of them in convolutions."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    aten = torch.ops.aten
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        _every(classifier).eval()(torch.from_numpy(_images(classifier, 1)))
+    counts = counter.get_flop_counts()["Global"]
+    return sum(counts.values()), sum(counts.get(kind, 0) for kind in (aten.convolution, aten._convolution))
+
+
+def choose(prefix: Prefix, name: Runner) -> Chosen:
+    """The engine of that name; torch where onnxruntime cannot run the blocks or does not agree with it.
+
+    onnxruntime is taken only where it runs every block and agrees with torch within TOLERANCE behind each, on made
+    images: for one network, the engine is then the same whichever boundaries are asked for, and in whatever order.
+
+    Args:
+        prefix: its blocks are run in eval mode and left so; for onnxruntime, from images on.
+    """
+    by_torch = Chosen("torch", in_torch(prefix))
+    if name == "torch":
         return by_torch
+    assert prefix.start == 0, "only torch continues from a boundary to the same bits"
+    whole = _every(prefix.classifier)
     try:
         with Console().status("translating the frozen blocks for onnxruntime"):
-            by_onnx = _measured("onnxruntime", in_onnxruntime(prefix, batches[0]), batches)
+            graph = translated(whole)
     except torch.onnx.errors.OnnxExporterError as error:  # some operators have no ONNX counterpart
         print(f"onnxruntime cannot run these blocks, torch does: {str(error).splitlines()[0]}", flush=True)
         return by_torch
-    agree = difference(by_torch.run, by_onnx.run, batches[0]) <= TOLERANCE
-    return by_onnx if agree and (wanted == "onnxruntime" or by_onnx.rate > by_torch.rate) else by_torch
+    off = difference(in_torch(whole), in_onnxruntime(graph, whole.depths), _images(prefix.classifier, 4))
+    if not off <= TOLERANCE:
+        print(f"onnxruntime differs from torch by {off:.1g} of the largest activation: torch runs the blocks")
+        return by_torch
+    return Chosen("onnxruntime", in_onnxruntime(graph, prefix.depths))
 
 
 def difference(one: Engine, other: Engine, batch: Array) -> float:
@@ -114,46 +149,52 @@ def in_torch(prefix: Prefix) -> Engine:
         with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16) if half else nullcontext():
             return [np.ascontiguousarray(left.float().cpu().numpy()) for left in prefix(given)]
 
-    return run
+    halving = memory.Halving(run, "frozen blocks")
+    return lambda batch: [np.concatenate(parts) for parts in zip(*halving(batch), strict=True)]
 
 
-def in_onnxruntime(prefix: Prefix, example: Array) -> Engine:
-    """The blocks as an ONNX graph on the CPU, with as many threads as torch has.
+def translated(prefix: Prefix) -> onnx.ModelProto:
+    """The blocks as an ONNX graph, `stored` -> `depth_<d>` of each boundary.
 
     Raises:
         torch.onnx.errors.OnnxExporterError: where an operator cannot be translated.
     """
+    program = torch.onnx.export(
+        prefix.cpu().eval(),
+        (torch.from_numpy(_images(prefix.classifier, 2)),),
+        dynamo=True,
+        verbose=False,
+        input_names=["stored"],
+        output_names=[f"depth_{depth}" for depth in prefix.depths],
+        dynamic_shapes={"stored": {0: "batch"}},
+    )
+    assert program is not None
+    return program.model_proto
+
+
+def in_onnxruntime(graph: onnx.ModelProto, depths: Iterable[int]) -> Engine:
+    """Some of the graph's boundaries, and no block behind the last, on the CPU with as many threads as torch has."""
     import onnxruntime
+    from onnx.utils import Extractor
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "prefix.onnx"
-        torch.onnx.export(
-            prefix.cpu().eval(),
-            (torch.from_numpy(np.array(np.resize(example, (2, *example.shape[1:])))),),
-            path,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-            input_names=["stored"],
-            output_names=[f"depth_{depth}" for depth in prefix.depths],
-            dynamic_shapes={"stored": {0: "batch"}},
-        )
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    part = Extractor(graph).extract_model(["stored"], [f"depth_{depth}" for depth in depths])
+    session = onnxruntime.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def run(batch: Array) -> list[npt.NDArray[np.float32]]:
-        given = np.ascontiguousarray(batch, dtype=np.float32 if prefix.start else np.uint8)
-        return [np.asarray(left) for left in session.run(None, {"stored": given})]
+        return [np.asarray(left) for left in session.run(None, {"stored": np.ascontiguousarray(batch)})]
 
     return run
 
 
-def _measured(name: str, run: Engine, batches: Sequence[Array]) -> Chosen:
-    """Over all batches but the first, which warms up; over that one where it is the only one."""
-    run(batches[0])
-    timed = batches[1:] or batches
-    start = time.perf_counter()
-    for batch in timed:
-        run(batch)
-    return Chosen(name, run, sum(map(len, timed)) / (time.perf_counter() - start))
+def _every(classifier: Classifier) -> Prefix:
+    return Prefix(classifier, range(1, len(classifier.blocks) + 1))
+
+
+def _images(classifier: Classifier, count: int) -> npt.NDArray[np.uint8]:
+    """Always the same: noise, each image of another contrast. uint8 [count, S, S, 3]."""
+    side = classifier.card.input_size
+    noise = np.random.default_rng(0).uniform(-1, 1, (count, side, side, 3))
+    contrast = np.linspace(128, 32, count).reshape(-1, 1, 1, 1)
+    return (127.5 + contrast * noise).clip(0, 255).astype(np.uint8)

@@ -1,37 +1,42 @@
-"""Pooled features of images behind all blocks of a backbone, frozen, by the fastest engine at hand."""
+"""Pooled features of images behind all blocks of a backbone, frozen."""
 
 import numpy as np
 import numpy.typing as npt
 from rich.progress import track
 
 from transferline.model.classifier import Classifier
-from transferline.model.engines import BATCH, EngineName, Prefix, choose
+from transferline.model.engines import BATCH, EngineName, Prefix, Rows, choose, preferred
 
 Images = npt.NDArray[np.uint8]
 Features = npt.NDArray[np.float32]
 
 
 class Extractor:
-    """One engine for many calls: it is chosen, by measuring, once.
+    """One engine for many calls.
 
     Args:
         classifier: its blocks are run in eval mode and left so.
-        images: some that it will be given, uint8 [N, S, S, 3]; three batches of them are measured.
+        count: how many images it will be given in all.
         engine: auto, torch or onnxruntime.
-        count: how many images it will be given in all, where that is not N.
+        start: blocks that are behind what it is given already, instead of images: float32 [N, ...boundary].
     """
 
-    def __init__(
-        self, classifier: Classifier, images: Images, engine: EngineName = "auto", count: int | None = None
-    ) -> None:
+    def __init__(self, classifier: Classifier, count: int, engine: EngineName = "auto", start: int = 0) -> None:
         self.classifier = classifier
-        self._engine = choose(Prefix(classifier, (len(classifier.blocks),)), images, engine, count)
+        # torch alone continues from a boundary to the same bits
+        runner = "torch" if start else preferred(classifier, count, engine)
+        self._engine = choose(Prefix(classifier, (len(classifier.blocks),), start), runner)
         classifier.cpu()
 
-    def __call__(self, images: Images, label: str = "features") -> Features:
-        """uint8 [N, S, S, 3] -> float32 [N, P], with a progress bar that `label` starts."""
+    @property
+    def engine(self) -> str:
+        """The name of what runs the blocks."""
+        return self._engine.name
+
+    def __call__(self, images: Rows, label: str = "features") -> Features:
+        """uint8 [N, S, S, 3], or of the boundary -> float32 [N, P], with a progress bar that `label` starts."""
         starts = range(0, len(images), BATCH)
-        description = f"{label}: frozen backbone, by {self._engine.name}"
+        description = f"{label}: frozen backbone, by {self.engine}"
         parts = [self._engine.run(images[start : start + BATCH])[0] for start in track(starts, description)]
         self.classifier.cpu()
         pooled: Features = np.concatenate(parts).reshape(len(images), -1)
@@ -40,4 +45,4 @@ class Extractor:
 
 def extract(classifier: Classifier, images: Images, engine: EngineName = "auto", label: str = "features") -> Features:
     """uint8 [N, S, S, 3] -> float32 [N, P], of all blocks in eval mode and the head's pooling."""
-    return Extractor(classifier, images, engine)(images, label)
+    return Extractor(classifier, len(images), engine)(images, label)

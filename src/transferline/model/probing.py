@@ -37,7 +37,7 @@ def look(take: Callable[..., Arrays], model: Model, seed: int, policy: Sequence[
     # Of the head its pooling alone is used; a flattened feature map would be too wide for a quick probe.
     card = replace(classifier.make_card(model, train), head=Head())
     net = classifier.build(card, model.weights, seed)
-    extract = Extractor(net, known, count=len(known) + len(clean) * (1 + len(policy)))
+    extract = Extractor(net, len(known) + len(clean) * (1 + len(policy)))
     return Evidence(
         backbone=model.backbone,
         train=extract(known, "audit: train"),

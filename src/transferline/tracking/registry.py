@@ -3,7 +3,8 @@
 import logging
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from transferline import seal
+from transferline.artifacts import readable
 from transferline.tracking import store
 from transferline.tracking.runs import StageRun
 
@@ -37,14 +40,16 @@ def register_model(run: StageRun, onnx_path: Path, name: str, tags: Mapping[str,
         onnx_path: a model of one input, `images`, and the outputs `probabilities` and `logits`.
         name: of the registered model, made where there is none.
         tags: of the version.
+
+    Raises:
+        UserError: where the file is missing or damaged.
     """
-    client = run.client
+    client, model = run.client, _loaded(onnx_path)
     logged = client.create_logged_model(run.experiment_id, name, source_run_id=run.run_id)
-    with tempfile.TemporaryDirectory() as scratch:
+    with _finalized(client, logged.model_id), tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
-        _save(onnx_path, folder, run.run_id, logged.model_id)
+        _save(model, folder, run.run_id, logged.model_id)
         client.log_model_artifacts(logged.model_id, str(folder))
-    client.finalize_logged_model(logged.model_id, "READY")
     _relate(run, logged.model_id)
     _ensure_name(client, name)
     # by its place: a models:/ address would be looked up in MLflow's global store, not in the client's
@@ -83,8 +88,36 @@ def requirements() -> list[str]:
     return [f"{package}=={metadata.version(package)}" for package in ("onnx", runtime, "numpy", "pillow")]
 
 
-def _save(onnx_path: Path, folder: Path, run_id: str, model_id: str) -> None:
+@contextmanager
+def _finalized(client: "MlflowClient", model_id: str) -> Iterator[None]:
+    """Show a model as READY, or as FAILED where its files did not all get there."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):  # a store that fails now must not hide why the model failed
+            client.finalize_logged_model(model_id, "FAILED")
+        raise
+    client.finalize_logged_model(model_id, "READY")
+
+
+def _loaded(path: Path) -> Any:
+    """The graph with its weights, as a ModelProto. Raises UserError where it is none."""
     import onnx
+
+    with readable(path):
+        if not seal.intact(path):
+            raise ValueError("it is not what was exported")
+        try:
+            model = onnx.load(path)
+            onnx.checker.check_model(model)
+        except OSError:
+            raise
+        except Exception as error:  # protobuf's and onnx's own have no other base class
+            raise ValueError(next(iter(str(error).splitlines()), "it is no ONNX model")) from None
+    return model
+
+
+def _save(model: Any, folder: Path, run_id: str, model_id: str) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # importing mlflow.pyfunc warns of type hints in MLflow's own code
@@ -92,7 +125,6 @@ def _save(onnx_path: Path, folder: Path, run_id: str, model_id: str) -> None:
         import mlflow.pyfunc
     from mlflow.models import Model
 
-    model = onnx.load(onnx_path)
     with store.quiet("mlflow.utils.environment", logging.ERROR):  # it misses pip, which uv does without
         mlflow.onnx.save_model(
             model,

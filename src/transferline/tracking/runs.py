@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,27 +13,47 @@ from rich.console import Console
 
 from transferline import artifacts
 from transferline.config import Params
-from transferline.tracking import lineage, store, watchdog
+from transferline.secrets import redacted
+from transferline.tracking import checks, lineage, locks, resume, store, watchdog
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _CUT = "... (cut)"
+_EVERY_EPOCH = "train_loss"  # what training logs once an epoch
 
 
 @dataclass(frozen=True)
 class StageRun:
-    """An open run: of a stage, or of a trial beneath one."""
+    """An open run: of a stage, or of a trial beneath one.
+
+    Attributes:
+        inputs: of a stage: path -> sha256.
+        resume: the folder for what a killed stage goes on from; None for stages that begin again.
+        resumed: whether this run goes on where an earlier attempt was killed or failed.
+        logged: what that attempt logged: metric, by its name in MLflow, and step.
+    """
 
     run_id: str
     parent_id: str
     experiment_id: str
     client: "MlflowClient"
-    inputs: dict[str, str] = field(default_factory=dict)  # of a stage: path -> sha256
+    inputs: dict[str, str] = field(default_factory=dict)
+    resume: Path | None = None
+    resumed: bool = False
+    logged: frozenset[tuple[str, int]] = frozenset()
+
+    def steps(self) -> frozenset[int]:
+        """The epochs that an earlier attempt logged; whoever logs them again may skip these."""
+        return frozenset(step for name, step in self.logged if name == _EVERY_EPOCH)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Log figures; characters that MLflow refuses in a name, as from a class's, become '_'."""
-        store.log(self.client, self.run_id, metrics=metrics, step=step)
+        """Log figures, but not again what an earlier attempt logged for this step.
+
+        Characters that MLflow refuses in a name, as from a class's, become '_'.
+        """
+        new = {name: value for name, value in metrics.items() if (store.key(name), step) not in self.logged}
+        store.log(self.client, self.run_id, metrics=new, step=step)
 
     def log_artifacts(self, *paths: Path) -> None:
         """File each file or folder under its path relative to the project."""
@@ -64,38 +84,87 @@ class StageRun:
 def stage(name: str, params: Params, inputs: Sequence[Path]) -> Iterator[StageRun]:
     """Open the run of a stage; close it as FINISHED, FAILED or KILLED, and its parent likewise.
 
-    On success `runs/<name>.json` says which run wrote the stage's outputs. The run of an on-demand stage stands
-    beneath the line's parent, whose status is the line's own and stays; or beneath a parent that it makes.
+    On success `runs/<name>.json` says which run wrote the stage's outputs, and their hashes. One that tune, train or
+    finetune left unfinished, with the same inputs, parameters and code, is gone on with. The run of an on-demand stage
+    stands beneath the line's parent, whose status is the line's own and stays; or beneath a parent that it makes.
 
     Args:
         name: one of `lineage.STAGES`, or of `lineage.ON_DEMAND`.
         params: the sections the stage read, `tracking` among them.
-        inputs: the files and folders it reads; their hashes are logged.
+        inputs: the files and folders it reads; their hashes are checked and logged.
 
     Raises:
-        UserError: where the store cannot be opened.
+        UserError: where an input is not as an earlier stage wrote it, or the store cannot be opened.
     """
-    with watchdog.guard() as guard:  # first of all: importing mlflow takes seconds in which one may be killed
-        with Console().status("opening MLflow"):
-            client = store.connect()
-        experiment_id = store.experiment(client, params.tracking.experiment)
-        guard.watch(experiment_id, lineage.owner()[lineage.PROCESS])
-        lineage.close_abandoned(client, experiment_id)
-        opens = lineage.open_beside if name in lineage.ON_DEMAND else lineage.open_parent
-        parent = opens(client, experiment_id, name)
-        parent_id = parent.info.run_id
-        joined = name in lineage.ON_DEMAND and lineage.ASKED not in parent.data.tags
-        with nullcontext() if joined else _ended(client, parent_id):
-            if not joined:
-                lineage.link_reused(client, parent, name)
-            opened = client.create_run(experiment_id, tags=_stage_tags(name, parent_id), run_name=name)
-            run = StageRun(opened.info.run_id, parent_id, experiment_id, client)
+    # The watchdog first of all: importing mlflow takes seconds in which one may be killed.
+    with watchdog.guard() as guard, locks.alone(name):
+        with Console().status("hashing what the stage reads"):
+            hashes = checks.input_hashes(name, inputs)
+        with resume.kept(name, params, hashes) as kept, _opened(name, params, hashes, kept, guard) as run:
+            yield run
+            with Console().status("hashing what the stage wrote"):
+                outputs = checks.output_hashes(name)
+            artifacts.write_run(artifacts.RunRecord(name, run.run_id, run.parent_id, run.inputs, outputs))
+
+
+@contextmanager
+def _opened(
+    name: str, params: Params, inputs: dict[str, str], kept: resume.Kept | None, guard: watchdog.Guard
+) -> Iterator[StageRun]:
+    """The run of the stage, beneath its parent: the one of `kept` where that can be gone on with, else a new one."""
+    with Console().status("opening MLflow"):
+        client = store.connect()
+    experiment_id = store.experiment(client, params.tracking.experiment)
+    guard.watch(experiment_id, lineage.owner()[lineage.PROCESS])
+    lineage.close_abandoned(client, experiment_id)
+    left = lineage.left(client, experiment_id, kept.run_id, kept.parent_id) if kept else None
+    with ExitStack() as opening:
+        opening.callback(_close_own, client, experiment_id)
+        with _parent(client, experiment_id, name, left) as parent_id:
+            run = _begin(client, experiment_id, name, parent_id, left)
+            if kept:
+                kept.remember(run.run_id, parent_id)
+                run = replace(run, resume=kept.folder)
+            run = replace(run, inputs=inputs)
             with _ended(client, run.run_id):
-                with Console().status("hashing what the stage reads"):
-                    run = replace(run, inputs=artifacts.input_hashes(inputs))
-                _log_given(run, params)
+                _log_given(run, params, left.run.data.params if left else {})
+                opening.pop_all()  # from here on, who made a run closes it
                 yield run
-                artifacts.write_run(artifacts.RunRecord(name, run.run_id, parent_id, run.inputs))
+
+
+def _begin(
+    client: "MlflowClient", experiment_id: str, name: str, parent_id: str, left: lineage.Left | None
+) -> StageRun:
+    """The run that was left, now RUNNING again, or a new one."""
+    if left is None:
+        opened = client.create_run(experiment_id, tags=_stage_tags(name, parent_id), run_name=name)
+        return StageRun(opened.info.run_id, parent_id, experiment_id, client)
+    run_id = left.run.info.run_id
+    lineage.go_on(client, left.run)
+    return StageRun(run_id, parent_id, experiment_id, client, resumed=True, logged=store.logged(client, run_id))
+
+
+def _close_own(client: "MlflowClient", experiment_id: str) -> None:
+    """Close what this process has opened: a signal may come between MLflow's making a run and its telling us."""
+    with suppress(Exception):  # a store that fails now must not hide why the stage failed
+        lineage.close_abandoned(client, experiment_id, ended=lineage.owner()[lineage.PROCESS])
+
+
+@contextmanager
+def _parent(client: "MlflowClient", experiment_id: str, stage: str, left: lineage.Left | None) -> Iterator[str]:
+    """The id of the parent's run, which ends as the block does, but for that of the line under an on-demand stage."""
+    if left:
+        parent = left.parent
+        lineage.reopen(client, parent)
+    else:
+        opens = lineage.open_beside if stage in lineage.ON_DEMAND else lineage.open_parent
+        parent = opens(client, experiment_id, stage)
+    if stage in lineage.ON_DEMAND and lineage.ASKED not in parent.data.tags:
+        yield parent.info.run_id
+        return
+    with _ended(client, parent.info.run_id):
+        lineage.link_reused(client, parent, stage)
+        yield parent.info.run_id
 
 
 @contextmanager
@@ -116,7 +185,7 @@ def _outcome(error: BaseException) -> tuple[str, dict[str, str]]:
     """Status and tags for a run that ended in `error`."""
     if type(error).__name__ == "TrialPruned":  # optuna's, known by its name so as not to import optuna
         return "FINISHED", {"pruned": "true"}
-    tags = {lineage.ERROR: f"{type(error).__name__}: {error}"}
+    tags = {lineage.ERROR: redacted(f"{type(error).__name__}: {error}")}
     return ("FAILED" if isinstance(error, Exception) else "KILLED"), tags
 
 
@@ -130,9 +199,10 @@ def _stage_tags(name: str, parent_id: str) -> dict[str, str]:
     }
 
 
-def _log_given(run: StageRun, params: Params) -> None:
-    """What went in: every parameter as resolved, and every input with its hash."""
-    _log_params(run, _flat(params.resolved()))
+def _log_given(run: StageRun, params: Params, known: Mapping[str, str]) -> None:
+    """What went in: every parameter as resolved, but for those `known` from before, and every input with its hash."""
+    given = _flat(params.resolved())
+    _log_params(run, {name: value for name, value in given.items() if store.key(name) not in known})
     store.log_inputs(run.client, run.run_id, run.inputs)
     run.set_tags({f"input.{path}": digest for path, digest in run.inputs.items()})
     _log_json(run, "params.json", params.resolved())

@@ -7,14 +7,17 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import quote
+from typing import TYPE_CHECKING, TypeVar, cast
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from transferline import artifacts
 from transferline.errors import UserError
+from transferline.secrets import redacted
+from transferline.tracking import backlog, reach, spool
+from transferline.tracking.client import Client
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -47,15 +50,78 @@ def uri() -> str:
     return override() or f"sqlite:///{database().as_posix()}"
 
 
+def address() -> str:
+    """The store's address as it may be shown."""
+    return redacted(uri())
+
+
+def place() -> str:
+    """Which store it is, whoever asks: without user, password and options, and wherever the project lies."""
+    given = override()
+    if not given:
+        return "the project's own"
+    parts = urlsplit(given)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
 def connect() -> "MlflowClient":
     """Open the store, creating it on the first use, by one process alone: two migrations at once destroy it.
 
+    What processes that have ended could not send is sent first.
+
+    Returns:
+        A `client.Client`: it has the methods of MlflowClient, and gets over a store that goes away later.
+
     Raises:
-        UserError: where MLflow cannot open the store.
+        UserError: where MLflow cannot open the store, or it is away.
     """
+    client = _open()
+    if kept().here:
+        print(f"tracking: sending what .cache/spool keeps -> {address()}", flush=True)
+        _send_kept(client)
+    return cast("MlflowClient", Client(client, uri(), place()))
+
+
+def kept() -> backlog.Kept:
+    """How many calls wait in the spool."""
+    return backlog.count(place())
+
+
+def send_kept(report: Callable[[], object]) -> backlog.Sent:
+    """Send what waits in the spool for this store.
+
+    Args:
+        report: called after each call that is sent.
+
+    Raises:
+        UserError: where the store is away.
+    """
+    return _send_kept(_open(), report)
+
+
+def real_run(run_id: str) -> str:
+    """The id of the run that a local id stands for, once that run is made; any other id as it is."""
+    try:
+        return spool.real(run_id)
+    except spool.UnknownRunError:
+        return run_id
+
+
+def _send_kept(client: "MlflowClient", report: Callable[[], object] = lambda: None) -> backlog.Sent:
+    sent = backlog.clear(client, uri(), place(), report)
+    if sent.trouble:
+        fix = f"{_mend()}; to give up what is not sent, delete {spool.folder()}"
+        raise UserError(f"MLflow at {address()} went away while kept calls were sent: {sent.trouble}", fix)
+    return sent
+
+
+def _open() -> "MlflowClient":
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    reach.be_patient()
+    reach.require(uri(), _mend())
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         if override():
@@ -65,9 +131,17 @@ def connect() -> "MlflowClient":
             with _lock():
                 _create_database()
         return MlflowClient(tracking_uri=uri())
-    except MlflowException as error:
-        fix = "correct or unset MLFLOW_TRACKING_URI" if override() else "move the file away to begin a new store"
-        raise UserError(f"MLflow cannot open {uri()}: {error}", fix) from None
+    except (MlflowException, SQLAlchemyError) as error:
+        raise UserError(f"MLflow cannot open {address()}: {redacted(str(error))}", _mend()) from None
+
+
+def _mend() -> str:
+    """What to do about a store that cannot be opened."""
+    if not override():
+        return "move the file away to begin a new store"
+    if uri().startswith("sqlite"):
+        return "correct or unset MLFLOW_TRACKING_URI, or move the file away to begin a new store"
+    return "start the server, or correct or unset MLFLOW_TRACKING_URI"
 
 
 def experiment(client: "MlflowClient", name: str) -> str:
@@ -116,6 +190,12 @@ def log(
         client.log_batch(run_id, metrics=[Metric(key(name), float(value), now, step) for name, value in figures])
     for pairs in _batches(tags, 100):
         client.log_batch(run_id, tags=[RunTag(key(name), value) for name, value in pairs])
+
+
+def logged(client: "MlflowClient", run_id: str) -> frozenset[tuple[str, int]]:
+    """Metric, by the name it has in MLflow, and step of every figure of a run."""
+    names = client.get_run(run_id).data.metrics
+    return frozenset((name, figure.step) for name in names for figure in client.get_metric_history(run_id, name))
 
 
 def log_inputs(client: "MlflowClient", run_id: str, hashes: Mapping[str, str]) -> None:

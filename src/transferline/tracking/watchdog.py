@@ -1,17 +1,23 @@
-"""A light process beside each stage: where the stage is killed outright, it closes its runs.
+"""A light process beside each stage: where `dvc` dies, it ends the stage; where that is killed, it closes its runs.
 
-It learns of the end from its pipe, or from having got another parent where forked workers still
+It learns of the stage's end from its pipe, or from having got another parent where forked workers still
 hold the pipe open. MLflow is imported only when there is something to close.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from transferline import processes
+
+GRACE_SECONDS = 60.0  # that an orphaned stage has to save and end, before it is killed
 
 _DONE = "done"
 _POLL_SECONDS = 1.0
@@ -39,7 +45,7 @@ class Guard:
 def guard() -> Iterator[Guard]:
     """Start the watchdog of this process; it is dismissed when the block ends in whatever way."""
     package_root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-P", str(Path(__file__).resolve()), str(os.getpid())]
+    command = [sys.executable, "-P", str(Path(__file__).resolve()), str(os.getpid()), processes.dvc_above() or ""]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -65,16 +71,35 @@ def _read(lines: list[str]) -> None:
             return
 
 
-def main(parent: int) -> None:
+class _Orphaned:
+    """Ends the stage once its `dvc` is gone: nobody would take what it makes."""
+
+    def __init__(self, stage: int, dvc: str) -> None:
+        self._stage, self._dvc = stage, dvc
+        self._asked: float | None = None
+
+    def look(self) -> None:
+        if self._asked is None and self._dvc and not processes.lives(self._dvc):
+            self._asked = time.monotonic()
+            os.kill(self._stage, signal.SIGTERM)  # it saves, and exits with 143
+        elif self._asked is not None and time.monotonic() - self._asked > GRACE_SECONDS:
+            os.kill(self._stage, signal.SIGKILL)
+
+
+def main(stage: int, dvc: str) -> None:
     """Wait until the stage says farewell or is gone; then close what it left open.
 
     Args:
-        parent: pid of the stage.
+        stage: its pid; this process is its child.
+        dvc: the identity of the `dvc` that runs it; empty where none does.
     """
     lines: list[str] = []
     reader = threading.Thread(target=_read, args=(lines,), daemon=True)
     reader.start()
-    while reader.is_alive() and os.getppid() == parent:
+    orphaned = _Orphaned(stage, dvc)
+    while reader.is_alive() and os.getppid() == stage:
+        with suppress(ProcessLookupError):  # it has ended since
+            orphaned.look()
         reader.join(_POLL_SECONDS)
     if not lines or lines[-1] == _DONE:
         return
@@ -85,4 +110,4 @@ def main(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), sys.argv[2])

@@ -1,8 +1,11 @@
-"""What happens beside the steps: blocks are unfrozen, weights are averaged."""
+"""What happens beside the steps: blocks are unfrozen, weights are averaged, the best are kept."""
+
+from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, WeightAveraging
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from torch import Tensor
 
 from transferline.training.module import Trainee
@@ -53,3 +56,21 @@ class Averaging(WeightAveraging):
         """The copy was made before the module went to its device."""
         assert self._average_model is not None
         self._average_model.to(pl_module.device)
+
+
+class Best(ModelCheckpoint):
+    """Keeps the best weights, and knows them by name, so that a project may be moved before it is resumed."""
+
+    _NAMED = ("best_model_path", "kth_best_model_path", "last_model_path")
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        state |= {key: Path(state[key]).name for key in self._NAMED}
+        return state | {"dirpath": None, "best_k_models": {Path(k).name: v for k, v in state["best_k_models"].items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(name: str) -> str:
+            return str(Path(self.dirpath or "", name)) if name else ""
+
+        state = state_dict | {key: here(state_dict[key]) for key in self._NAMED} | {"dirpath": self.dirpath}
+        super().load_state_dict(state | {"best_k_models": {here(k): v for k, v in state["best_k_models"].items()}})

@@ -32,11 +32,23 @@ class Splits(NamedTuple):
     hashes: Mapping[str, str] = MappingProxyType({})  # path -> sha256 of the arrays, as a stage's run has them
 
 
+class Physical(NamedTuple):
+    """Images that go through the network at once, whatever the batches are."""
+
+    train: int
+    val: int
+
+
 class Behind(NamedTuple):
     """Both splits behind the frozen blocks."""
 
     train: Stored
     val: Stored
+
+
+def whole(batch_size: int) -> Physical:
+    """Batches as they are; validation, which keeps no gradients, takes at least 64 at once."""
+    return Physical(batch_size, max(batch_size, 64))
 
 
 def embed(
@@ -52,8 +64,10 @@ def embed(
     if config and config.mixes:
         print("mixup, cutmix: images are mixed anew, so every epoch runs the frozen blocks", flush=True)
         return {}
-    train = cache.open(classifier, splits.train, splits.hashes[(ARRAYS / "train").as_posix()], depths, "train")
-    val = cache.open(classifier, splits.val, splits.hashes[(ARRAYS / "val").as_posix()], train, "val")
+    count = sum(len(part.images) * part.images.shape[1] for part in (splits.train, splits.val))
+    digests = [splits.hashes[(ARRAYS / name).as_posix()] for name in ("train", "val")]
+    train = cache.open(classifier, splits.train, digests[0], depths, "train", count=count)
+    val = cache.open(classifier, splits.val, digests[1], train, "val", count=count)
     return {depth: Behind(train[depth], val[depth]) for depth in val}
 
 
@@ -81,11 +95,12 @@ class ViewData(pl.LightningDataModule):
 
     Args:
         splits: `val.images[:, 0]` is what is validated on.
-        batch_size: images a step; validation takes at least 64 at once.
+        batch_size: images a batch.
         seed: of order and views.
         fraction: share of the training images that is used, the same share of every class.
         behind: what the frozen blocks gave, for a network that starts there; None: uint8 images [B, S, S, 3].
         balanced: whether every class is drawn equally often.
+        physical: what fits into memory; None: whole batches.
     """
 
     def __init__(
@@ -97,20 +112,23 @@ class ViewData(pl.LightningDataModule):
         behind: Behind | None = None,
         *,
         balanced: bool = False,
+        physical: Physical | None = None,
     ) -> None:
         super().__init__()
         self.splits, self.batch_size, self.seed, self.behind = splits, batch_size, seed, behind
+        self.physical = physical or whole(batch_size)
         self.rows = stratified_rows(splits.train.labels, fraction, seed)
         self.groups = by_class(splits.train.labels[self.rows]) if balanced else None
 
     def train_dataloader(self) -> DataLoader[Batch]:
         train = self.splits.train
         source = self.behind.train.take if self.behind else _images(train)
-        batches = ViewBatches(len(self.rows), train.images.shape[1], self.batch_size, self.seed, self.groups)
+        views, most = train.images.shape[1], self.physical.train
+        batches = ViewBatches(len(self.rows), views, self.batch_size, self.seed, self.groups, most=most)
         return DataLoader(ViewDataset(source, train.labels, self.rows), batch_size=None, sampler=batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        val, count, size = self.splits.val, len(self.splits.val.labels), max(self.batch_size, 64)
+        val, count, size = self.splits.val, len(self.splits.val.labels), self.physical.val
         source = self.behind.val.take if self.behind else _images(val)
         picks = [(rows, np.zeros_like(rows)) for rows in np.array_split(np.arange(count), max(-(-count // size), 1))]
         return DataLoader(ViewDataset(source, val.labels, np.arange(count)), batch_size=None, sampler=picks)

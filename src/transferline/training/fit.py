@@ -1,27 +1,36 @@
 """One training loop for tune, train and finetune."""
 
+import json
 import logging
+import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.callbacks.progress import RichProgressBar
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.optim import Optimizer
 
 from transferline.artifacts import project_root
 from transferline.fitting import Fit
 from transferline.model.classifier import Classifier, Suffix
-from transferline.training.callbacks import Averaging
-from transferline.training.data import Behind, Splits, ViewData
+from transferline.training import checkpoints
+from transferline.training.callbacks import Averaging, Best
+from transferline.training.checkpoints import Files
+from transferline.training.data import Behind, Physical, Splits, ViewData
+from transferline.training.health import Health
 from transferline.training.losses import class_weights
 from transferline.training.module import Trainee
+from transferline.training.resume import Resume
+from transferline.training.sampling import parts
 from transferline.training.scores import LOGGED, MONITORS
 
 
@@ -32,6 +41,12 @@ class Recorder(Protocol):
     def run_id(self) -> str: ...
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None: ...
+
+    def steps(self) -> Collection[int]:
+        """Those that metrics of epochs were logged for, before this process."""
+        ...
+
+    def set_tags(self, tags: Mapping[str, str]) -> None: ...
 
     def child(self, name: str, params: Mapping[str, object]) -> AbstractContextManager[Self]: ...
 
@@ -55,10 +70,36 @@ class History:
 
 
 class _Report(Callback):
-    """Hands each epoch's metrics to the recorder and prints them as one line."""
+    """Hands each epoch's metrics to the recorder and prints them as one line.
 
-    def __init__(self, label: str, history: History, recorder: Recorder) -> None:
+    Args:
+        label: starts the line.
+        history: where the metrics go, too.
+        recorder: gets them once.
+        logged: the epochs that it has already, of a process that was killed.
+    """
+
+    def __init__(self, label: str, history: History, recorder: Recorder, logged: Collection[int] = ()) -> None:
         self.label, self.history, self.recorder, self.lr = label, history, recorder, 0.0
+        self.logged = set(logged)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": self.history.epochs, "lr": self.lr}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.take_up(state_dict["epochs"])
+        self.lr = state_dict["lr"]
+
+    def take_up(self, epochs: Sequence[dict[str, float]]) -> None:
+        """Epochs of a process that was killed, perhaps before it logged them."""
+        self.history.epochs[:] = epochs
+        for epoch, row in enumerate(epochs):
+            self._log(row, epoch)
+
+    def _log(self, row: dict[str, float], epoch: int) -> None:
+        if epoch not in self.logged:
+            self.recorder.log_metrics(row, step=epoch)
+            self.logged.add(epoch)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -69,7 +110,7 @@ class _Report(Callback):
         row = {name: float(trainer.callback_metrics[name]) for name in LOGGED}
         row["lr"] = self.lr
         self.history.epochs.append(row)
-        self.recorder.log_metrics(row, step=trainer.current_epoch)
+        self._log(row, trainer.current_epoch)
         print(
             f"{self.label}: epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {row['train_loss']:.4f}"
             f"  val loss {row['val_loss']:.4f}  accuracy {row['val_accuracy']:.4f}  macro-F1 {row['val_macro_f1']:.4f}",
@@ -90,6 +131,8 @@ def fit(
     fraction: float = 1.0,
     behind: Behind | None = None,
     callbacks: Sequence[Callback] = (),
+    physical: Physical | None = None,
+    resume: Path | None = None,
 ) -> History:
     """Train `classifier` in place and leave it, on the CPU, with the weights of its best epoch.
 
@@ -105,6 +148,12 @@ def fit(
         fraction: share of the training images used.
         behind: the splits behind the frozen blocks, where they are kept; the rest alone is then trained and run.
         callbacks: further ones, as a pruner.
+        physical: images that fit into memory at once; larger batches come in parts, a step still being what it was.
+        resume: a folder for the state of this training, from which it goes on if it was killed, and ends as if it had
+            not been; SIGTERM and SIGINT then end it between two batches. None: nothing is kept.
+
+    Raises:
+        NotFiniteError: where a loss is not finite.
     """
     quieten()
     pl.seed_everything(seed, verbose=False)
@@ -112,8 +161,19 @@ def fit(
     history, depth = History(), classifier.freeze_depth
     module = make_trainee(classifier, splits, config, lr=lr, seed=seed, behind=behind)
     balanced = config.sampling == "balanced"
-    data = ViewData(splits, batch_size, seed, fraction, behind, balanced=balanced)
-    history.best_epoch = _fit(module, data, config, [_Report(label, history, recorder), *callbacks])
+    data = ViewData(splits, batch_size, seed, fraction, behind, balanced=balanced, physical=physical)
+    report = _Report(label, history, recorder, recorder.steps() if resume else ())
+    watching = [Health(label, splits, resume), *callbacks]
+    if resume is None:
+        with _scratch() as folder:
+            best = _train(module, data, config, [report, *watching], folder=folder)
+            state = torch.load(best, map_location="cpu", weights_only=True)
+    else:
+        counted = len(data.train_dataloader()), _accumulated(data, config)
+        keeper = Resume(resume, label, _made_for(module, data, config, lr), *counted, share=config.checkpoint_share)
+        state = checkpoints.read(_resumed(module, data, config, watching, report=report, resume=keeper))
+    module.cpu().load_state_dict(state["state_dict"])
+    history.best_epoch = int(state["epoch"])
     classifier.frozen_statistics = False
     classifier.freeze(depth)  # where blocks were unfrozen one by one, and perhaps not all
     classifier.eval()
@@ -133,21 +193,62 @@ def make_trainee(
     return Trainee(net, config, lr, weights, multilabel=splits.train.multilabel, seed=seed)
 
 
-def _fit(module: Trainee, data: ViewData, config: Fit, callbacks: list[Callback]) -> int:
-    """Train, bring back the weights of the best epoch, and say which it was."""
-    scratch = project_root() / ".cache" / "checkpoints"
-    scratch.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    parent = project_root() / ".cache" / "checkpoints"
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        yield Path(folder)
+
+
+def _resumed(
+    module: Trainee, data: ViewData, config: Fit, callbacks: Sequence[Callback], *, report: _Report, resume: Resume
+) -> Path:
+    """Train, or what of it is left; the file with the best weights."""
+    if resume.finished:
+        print(f"{report.label}: was trained before it was stopped (resumed)", flush=True)
+        report.take_up(resume.finished["epochs"])
+        return resume.folder / str(resume.finished["best"])
+    best = _train(module, data, config, [report, *callbacks, resume], folder=resume.folder, resume=resume)
+    resume.finish(report.history.epochs, best)
+    return best
+
+
+def _made_for(module: Trainee, data: ViewData, config: Fit, lr: float) -> str:
+    """What decides how a training goes, beside the inputs of its stage."""
+    net = module.net
+    given = [lr, data.batch_size, data.seed, len(data.rows), net.offset, net.freeze_depth]
+    return json.dumps([config.model_dump(mode="json", exclude={"checkpoint_share"}), *given])
+
+
+def _train(
+    module: Trainee,
+    data: ViewData,
+    config: Fit,
+    callbacks: list[Callback],
+    *,
+    folder: Path,
+    resume: Resume | None = None,
+) -> Path:
+    """The file in `folder` that has the weights of the best epoch, and its number."""
     monitor, mode = MONITORS[config.monitor]
     if config.ema is not None:
         callbacks.append(Averaging(config.ema))
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        # Callbacks have no say in a checkpoint of weights alone, and an average is a callback's.
-        alone = config.ema is None
-        checkpoint = ModelCheckpoint(folder, "best", monitor=monitor, mode=mode, save_weights_only=alone)
-        _trainer(config, [*callbacks, checkpoint]).fit(module, datamodule=data)
-        best = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
-    module.cpu().load_state_dict(best["state_dict"])
-    return int(best["epoch"])
+    # Callbacks have no say in a checkpoint of weights alone, and an average is a callback's.
+    alone = config.ema is None
+    checkpoint = Best(folder, "best-{epoch}", monitor=monitor, mode=mode, save_weights_only=alone)
+    plugins = [resume.files] if resume else []
+    trainer = _trainer(config, [*callbacks, checkpoint], plugins, _accumulated(data, config))
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume.path if resume else None, weights_only=True)
+    except SIGTERMException:  # Lightning's, where nothing else handles the signal: a SystemExit with code 0
+        raise SystemExit(128 + signal.SIGTERM) from None
+    return Path(checkpoint.best_model_path)
+
+
+def _accumulated(data: ViewData, config: Fit) -> int:
+    """What goes through the network one after the other before a step: batches, or their parts."""
+    return config.accumulate * parts(data.batch_size, data.physical.train)
 
 
 def pick_precision(config: Fit) -> Any:
@@ -158,7 +259,7 @@ def pick_precision(config: Fit) -> Any:
     return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
 
 
-def _trainer(config: Fit, callbacks: list[Callback]) -> pl.Trainer:
+def _trainer(config: Fit, callbacks: list[Callback], plugins: list[Files], accumulate: int) -> pl.Trainer:
     monitor, mode = MONITORS[config.early_stopping_monitor or config.monitor]
     if config.early_stopping is not None:
         callbacks.append(EarlyStopping(monitor, mode=mode, patience=config.early_stopping))
@@ -171,8 +272,9 @@ def _trainer(config: Fit, callbacks: list[Callback]) -> pl.Trainer:
         devices=1,  # on a machine with several GPUs, Lightning's own 'auto' would start this stage once for each
         precision=pick_precision(config),
         gradient_clip_val=config.gradient_clip,
-        accumulate_grad_batches=config.accumulate,
+        accumulate_grad_batches=accumulate,
         callbacks=callbacks,
+        plugins=list(plugins),
         logger=False,
         enable_progress_bar=interactive,
         enable_model_summary=False,

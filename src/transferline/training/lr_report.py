@@ -1,14 +1,12 @@
 """The loss over the learning rate: smoothed, read, written down and drawn."""
 
-import csv
-import io
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from transferline.artifacts import atomic, write_json, write_text
+from transferline.artifacts import atomic, write_csv, write_json
 from transferline.errors import UserError
 from transferline.on_demand import LrFind
 
@@ -117,12 +115,9 @@ def write(curve: Curve, about: dict[str, object], folder: Path) -> None:
     summary = {**about, **curve.options.model_dump(mode="json"), "steps_made": len(curve.rates)}
     summary |= {"stopped_early": curve.diverged, "suggestion": asdict(found) if found else None}
     write_json(folder / f"{NAME}.json", summary)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["step", "lr", "loss", "smoothed"])
-    for step, row in enumerate(zip(curve.rates, curve.losses, curve.smoothed(), strict=True)):
-        writer.writerow([step, *(f"{value:.8g}" for value in row)])
-    write_text(folder / f"{NAME}.csv", text.getvalue())
+    rows = enumerate(zip(curve.rates, curve.losses, curve.smoothed(), strict=True))
+    cells = ([step, *(f"{value:.8g}" for value in row)] for step, row in rows)
+    write_csv(folder / f"{NAME}.csv", ["step", "lr", "loss", "smoothed"], cells)
     _draw(curve, found, folder / f"{NAME}.png")
 
 

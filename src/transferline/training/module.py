@@ -1,5 +1,7 @@
 """The LightningModule: a step's loss and penalties, optimiser, schedule, validation metrics."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,6 +16,22 @@ from transferline.training.mixing import Mixing
 from transferline.training.optimisers import decays, make_optimizer
 from transferline.training.schedules import make_schedule
 from transferline.training.scores import make_scores
+
+
+@dataclass
+class Running:
+    """Means over the images of an epoch up to now. Lightning's own are not in its checkpoints."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    images: int = 0
+
+    def add(self, values: Mapping[str, Tensor], count: int) -> None:
+        """Means of a batch, on any device, and how many images it has."""
+        self.sums = {name: self.sums.get(name, 0.0) + value.float() * count for name, value in values.items()}
+        self.images += count
+
+    def means(self) -> dict[str, Tensor]:
+        return {name: value / self.images for name, value in self.sums.items()}
 
 
 class Trainee(pl.LightningModule):
@@ -44,6 +62,7 @@ class Trainee(pl.LightningModule):
         self.loss = Loss(config, class_weights, multilabel)
         self.mixing = Mixing(config, seed)
         self.val_scores = make_scores(self.classes, multilabel)
+        self.running = Running()
 
     def inputs(self, stored: Tensor) -> Tensor:
         """uint8 images [B, S, S, 3] -> float32 [B, 3, S, S]; a suffix's activations of any float type -> float32."""
@@ -79,8 +98,7 @@ class Trainee(pl.LightningModule):
         count = len(batch[1])
         logits, targets = self.answers(batch, self.current_epoch, step)
         loss: Tensor = self.loss(logits, targets, self.config.label_smoothing)
-        logged = {"train_loss": loss.detach(), "train_accuracy": self._right(logits.detach(), targets)}
-        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=count)
+        self.running.add({"train_loss": loss.detach(), "train_accuracy": self._right(logits.detach(), targets)}, count)
         return (loss + self.penalty()) * self._share(count, step)
 
     def _right(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -90,11 +108,12 @@ class Trainee(pl.LightningModule):
 
     def _share(self, count: int, step: int) -> float:
         """What makes accumulated batches weigh as in one: Lightning divides by their number, whatever their sizes."""
-        if self.config.accumulate == 1:
+        batches = self.trainer.accumulate_grad_batches
+        if batches == 1:
             return 1.0
         assert self.trainer.train_dataloader is not None
         images: int = self.trainer.train_dataloader.sampler.images_in_step(step, self.config.accumulate)
-        return self.config.accumulate * count / images
+        return batches * count / images
 
     def validation_step(self, batch: Batch, _: int) -> None:
         stored, labels, _draws = batch
@@ -103,8 +122,15 @@ class Trainee(pl.LightningModule):
         self.log("val_loss", self.loss(logits, self.loss.targets(labels, self.classes)), batch_size=len(labels))
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(self.val_scores.compute())
+        self.log_dict(self.val_scores.compute() | self.running.means())
         self.val_scores.reset()
+        self.running = Running()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["running"] = vars(self.running)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.running = Running(**checkpoint["running"])
 
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.net, self.config, self.lr)

@@ -1,7 +1,5 @@
 """A study as pictures and as a table."""
 
-import csv
-import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from transferline.artifacts import atomic, write_text
+from transferline.artifacts import atomic, write_csv
 
 
 def draw_study(study: optuna.Study, folder: Path) -> None:
@@ -47,10 +45,8 @@ def _draw(plot: Callable[[optuna.Study], Any], study: optuna.Study, path: Path) 
 
 def _table(study: optuna.Study, path: Path) -> None:
     names = sorted({name for trial in study.trials for name in trial.params})
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "state", "value", *names])
+    rows = []
     for trial in study.trials:
         value = trial.value if trial.state == TrialState.COMPLETE else None
-        writer.writerow([trial.number, trial.state.name.lower(), value, *(trial.params.get(name) for name in names)])
-    write_text(path, text.getvalue())
+        rows.append([trial.number, trial.state.name.lower(), value, *(trial.params.get(name) for name in names)])
+    write_csv(path, ["trial", "state", "value", *names], rows)

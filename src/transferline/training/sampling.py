@@ -1,6 +1,7 @@
 """Which images make which batches of an epoch: a function of (seed, epoch) alone."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -26,31 +27,52 @@ class ViewBatches(Sampler[Picks]):
         batch_size: images a batch.
         seed: of order, views and draws.
         groups: numbers of images, one array a class; None: every image once.
+        most: images that fit into memory at once; larger batches come in parts, one after the other. None: any number.
+
+    Attributes:
+        first: the batch that the next pass starts at; those after it start at 0.
     """
 
     def __init__(
-        self, images: int, views: int, batch_size: int, seed: int, groups: Sequence[Rows] | None = None
+        self,
+        images: int,
+        views: int,
+        batch_size: int,
+        seed: int,
+        groups: Sequence[Rows] | None = None,
+        *,
+        most: int | None = None,
     ) -> None:
         self.images, self.views, self.batch_size, self.seed, self.groups = images, views, batch_size, seed, groups
-        self.epoch = 0
+        full, rest = divmod(images, batch_size)
+        self.batches = max(full + (rest > 1), 1)  # whole ones, of an epoch
+        self.most = most or batch_size
+        self.parts = parts(batch_size, self.most)  # of a batch; an epoch's last one may have fewer
+        self.epoch = self.first = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        full, rest = divmod(self.images, self.batch_size)
-        return max(full + (rest > 1), 1)
+        last = min(self.batch_size, self.images - (self.batches - 1) * self.batch_size)
+        return (self.batches - 1) * self.parts + parts(last, self.most)
+
+    def _pieces(self) -> Iterator[Rows]:
+        """Places in the order of an epoch: batches, as they fit into memory."""
+        for start in range(0, self.batches * self.batch_size, self.batch_size):
+            places = np.arange(start, min(start + self.batch_size, self.images))
+            yield from np.array_split(places, parts(len(places), self.most))
 
     def images_in_step(self, batch: int, accumulate: int) -> int:
-        """Images behind the step of the optimiser that a batch is part of.
+        """Images behind the step of the optimiser that a batch, or a part of one, belongs to.
 
         Args:
-            batch: its number in the epoch.
-            accumulate: batches a step; an epoch's last step may have fewer.
+            batch: its number in the epoch, parts counted.
+            accumulate: whole batches a step; an epoch's last step may have fewer.
         """
-        step, large = batch // accumulate, accumulate * self.batch_size
-        return min(large, min(len(self) * self.batch_size, self.images) - step * large)
+        step, large = batch // (accumulate * self.parts), accumulate * self.batch_size
+        return min(large, min(self.batches * self.batch_size, self.images) - step * large)
 
     def __iter__(self) -> Iterator[Picks]:
         rng = np.random.default_rng((self.seed, self.epoch))
@@ -59,10 +81,10 @@ class ViewBatches(Sampler[Picks]):
         if self.groups is None:
             views = views[order]
         draws = order + self.images * _times_before(order)
-        for batch in range(len(self)):
-            chosen = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
-            ascending = np.argsort(order[chosen], kind="stable")
-            yield draws[chosen][ascending], views[chosen][ascending]
+        first, self.first = self.first, 0
+        for places in islice(self._pieces(), first, None):
+            ascending = places[np.argsort(order[places], kind="stable")]
+            yield draws[ascending], views[ascending]
 
     def _balanced(self, groups: Sequence[Rows], rng: np.random.Generator) -> Rows:
         shares = np.full(len(groups), self.images // len(groups))
@@ -72,6 +94,14 @@ class ViewBatches(Sampler[Picks]):
             times, rest = divmod(int(share), len(rows))
             drawn += [np.tile(rows, times), rng.permutation(rows)[:rest]]
         return rng.permutation(np.concatenate(drawn))
+
+
+def parts(images: int, most: int) -> int:
+    """In how many parts a batch comes of which so many images fit at once.
+
+    None of them is a single image, on which BatchNorm cannot be trained, unless no more than one fits.
+    """
+    return images if most == 1 else min(-(-images // most), max(images // 2, 1))
 
 
 def _times_before(rows: Rows) -> Rows:

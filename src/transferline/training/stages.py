@@ -14,10 +14,11 @@ from transferline.model.activations import Cache
 from transferline.model.classifier import Classifier, make_card
 from transferline.sections import Model
 from transferline.training.callbacks import Unfreezing
-from transferline.training.data import Behind, Splits, embed
+from transferline.training.data import Behind, Physical, Splits, embed
 from transferline.training.fit import History, Recorder, fit
 from transferline.training.optimisers import check_optimizer
 from transferline.training.scores import LOGGED
+from transferline.training.shrink import within_memory
 from transferline.tuning import model_with, with_choices
 
 HISTORY = "history.csv"
@@ -39,9 +40,20 @@ def with_best(config: _Fit, best: Best) -> _Fit:
 
 
 def train_head(
-    splits: Splits, model: Model, config: Train, *, best: Best, seed: int, cache: Cache, recorder: Recorder
+    splits: Splits,
+    model: Model,
+    config: Train,
+    *,
+    best: Best,
+    seed: int,
+    cache: Cache,
+    recorder: Recorder,
+    resume: Path | None = None,
 ) -> History:
-    """A fresh head on the frozen backbone, written to models/head/; with no epochs, as it was made."""
+    """A fresh head on the frozen backbone, written to models/head/; with no epochs, as it was made.
+
+    `resume` as in `fit`.
+    """
     config = with_best(config, best)
     card = make_card(model_with(model, best.choices), splits.train)
     net = classifier.build(card, model.weights, seed)
@@ -50,13 +62,27 @@ def train_head(
     if config.epochs:
         # The same pass over the data leaves what finetune will start from.
         behind = embed(cache, net, splits, {net.freeze_depth, best.freeze_depth}, config).get(net.freeze_depth)
-        history = _fit(net, splits, behind, config, best=best, seed=seed, recorder=recorder, label="train")
+        history = _fit(
+            net, splits, behind, config, best=best, seed=seed, recorder=recorder, label="train", resume=resume
+        )
     _write(net, card, history, HEAD)
     return history
 
 
-def finetune(splits: Splits, config: Finetune, *, best: Best, seed: int, cache: Cache, recorder: Recorder) -> History:
-    """From models/head/, everything above the tuned freeze depth, or all, written to models/finetuned/."""
+def finetune(
+    splits: Splits,
+    config: Finetune,
+    *,
+    best: Best,
+    seed: int,
+    cache: Cache,
+    recorder: Recorder,
+    resume: Path | None = None,
+) -> History:
+    """From models/head/, everything above the tuned freeze depth, or all, written to models/finetuned/.
+
+    `resume` as in `fit`.
+    """
     config = with_best(config, best)
     net, card = classifier.load(HEAD)
     depth = 0 if config.freezing == "full" else best.freeze_depth
@@ -64,7 +90,16 @@ def finetune(splits: Splits, config: Finetune, *, best: Best, seed: int, cache: 
     callbacks = [Unfreezing(len(net.blocks), depth, config.unfreeze_epochs)] if config.freezing == "gradual" else []
     behind = embed(cache, net, splits, {depth}, config).get(depth)
     history = _fit(
-        net, splits, behind, config, best=best, seed=seed, recorder=recorder, label="finetune", callbacks=callbacks
+        net,
+        splits,
+        behind,
+        config,
+        best=best,
+        seed=seed,
+        recorder=recorder,
+        label="finetune",
+        resume=resume,
+        callbacks=callbacks,
     )
     _write(net, card, history, FINETUNED)
     return history
@@ -80,19 +115,27 @@ def _fit(
     seed: int,
     recorder: Recorder,
     label: str,
+    resume: Path | None,
     callbacks: Sequence[Callback] = (),
 ) -> History:
-    return fit(
-        net,
-        splits,
-        config,
-        lr=best.lr,
-        batch_size=best.batch_size,
-        seed=seed,
-        recorder=recorder,
-        label=label,
-        behind=behind,
-        callbacks=callbacks,
+    def attempt(physical: Physical, phase: Callback, run: Recorder) -> History:
+        return fit(
+            net,
+            splits,
+            config,
+            lr=best.lr,
+            batch_size=best.batch_size,
+            seed=seed,
+            recorder=run,
+            label=label,
+            behind=behind,
+            callbacks=[phase, *callbacks],
+            physical=physical,
+            resume=resume,
+        )
+
+    return within_memory(
+        attempt, net, config, batch_size=best.batch_size, recorder=recorder, label=label, resume=resume
     )
 
 

@@ -1,5 +1,6 @@
 """Optuna over learning rate, batch size, freeze depth and any other choice, in a study that outlives a kill."""
 
+import gc
 import hashlib
 import json
 import time
@@ -8,26 +9,22 @@ from typing import Any
 
 import optuna
 import pytorch_lightning as pl
-from optuna.pruners import MedianPruner, NopPruner
-from optuna.samplers import TPESampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from transferline.artifacts import Best, project_root
 from transferline.errors import UserError
-from transferline.model import backbones, classifier, depths
+from transferline.model import backbones, classifier, depths, memory
 from transferline.model.activations import Cache
 from transferline.model.classifier import make_card
 from transferline.sections import Head, Model
 from transferline.training import budget
 from transferline.training.data import Behind, Splits, embed
 from transferline.training.fit import Recorder, fit
+from transferline.training.health import NotFiniteError
 from transferline.training.optimisers import check_optimizer
 from transferline.training.scores import MONITORS
+from transferline.training.study import Shared
 from transferline.tuning import FloatRange, Search, Space, Tune, WholeRange, first, model_with, with_choices
-
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class _Prune(pl.Callback):
@@ -46,7 +43,7 @@ class _Prune(pl.Callback):
             return
         self.trial.report(float(trainer.callback_metrics[self.monitor]), share)
         if self.trial.should_prune():
-            raise optuna.TrialPruned
+            raise optuna.TrialPruned("it stood below the median of its peers")
 
 
 class Tuner:
@@ -86,18 +83,23 @@ class Tuner:
         for name in (config.optimizer, *config.search.further.get("optimizer", ())):
             check_optimizer(name)
         self.name = study_name(model, config, seed, data_key)
+        start = _as_optuna(first(self.config, self.model))
+        folder = project_root() / ".cache" / "tune"
+        self.shared = Shared(folder, self.name, self.config, seed=seed, first=start, sample=self._sample)
 
     def run(self) -> tuple[Best, optuna.Study]:
-        """Try until `trials` trials of this study are done; earlier ones, before a kill, count."""
-        study = self._open()
-        started = sum(trial.state in FINISHED for trial in study.trials)
-        if started:
-            print(f"tune: study {self.name} continues after {started} trials", flush=True)
-        if started < self.config.trials:
-            self.base = classifier.build(make_card(self.model, self.splits.train), self.model.weights, self.seed)
-            self.behind = self._embed()
-            study.optimize(self._trial, n_trials=self.config.trials - started, gc_after_trial=True)
-        return self._best(study), study
+        """Try until `trials` trials of this study are done; those of other processes, and before a kill, count."""
+        with self.shared as shared:
+            done = shared.done
+            if done:
+                print(f"tune: study {self.name} continues after {done} trials", flush=True)
+            if done < self.config.trials:
+                self.base = classifier.build(make_card(self.model, self.splits.train), self.model.weights, self.seed)
+                self.behind = self._embed()
+                while claimed := shared.claim():
+                    self._try(*claimed)
+                    gc.collect()
+            return self._best(shared.study), shared.study
 
     def _embed(self) -> dict[tuple[int, str], Behind]:
         """(depth, pooling) -> the splits behind it; one pass fills every depth that a trial may ask for, and train.
@@ -133,35 +135,6 @@ class Tuner:
         pooled = depth == len(self.base.blocks)
         return self.behind.get((depth, values.get("pooling", own) if pooled else own))
 
-    def _open(self) -> optuna.Study:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        journal = project_root() / ".cache" / "tune" / f"{self.name}.journal"
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        storage = JournalStorage(JournalFileBackend(str(journal)))
-        names = [known.study_name for known in optuna.get_all_study_summaries(storage)]
-        past = optuna.load_study(study_name=self.name, storage=storage).trials if self.name in names else []
-        # A sampler made anew with the same seed would draw the same start-up trials again.
-        startup = min(10, max(3, self.config.trials // 2))
-        pruning = self.config.pruner == "median"
-        study = optuna.create_study(
-            study_name=self.name,
-            storage=storage,
-            sampler=TPESampler(seed=self.seed + len(past), n_startup_trials=startup),
-            pruner=MedianPruner(n_startup_trials=3) if pruning else NopPruner(),
-            direction="maximize" if MONITORS[self.config.objective][1] == "max" else "minimize",
-            load_if_exists=True,
-        )
-        if not past:
-            study.enqueue_trial(_as_optuna(first(self.config, self.model)))
-        for trial in past:
-            if trial.state == TrialState.RUNNING:  # killed in flight: it is tried again
-                study.tell(trial.number, state=TrialState.FAIL)
-                study.enqueue_trial(trial.params or _as_optuna(first(self.config, self.model)))
-        return study
-
-    def _start(self) -> dict[str, Any]:
-        return self.config.start.model_dump(exclude={"freeze_to"})
-
     def _sample(self, trial: optuna.Trial) -> dict[str, Any]:
         search = self.config.search
         values: dict[str, Any] = {
@@ -171,19 +144,47 @@ class Tuner:
         }
         return values | {name: _suggest(trial, name, space) for name, space in search.further.items()}
 
-    def _trial(self, trial: optuna.Trial) -> float:
-        values = self._sample(trial)
+    def _try(self, trial: optuna.Trial, values: dict[str, Any]) -> None:
+        """One trial, in a run of its own. What ends this process, or this stage, leaves it to be tried again."""
         shown = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
         print(f"tune: trial {trial.number + 1}: {shown}", flush=True)
-        with self.recorder.child(f"trial {trial.number:03d}", values) as run:
-            try:
-                config = with_choices(self.config, values, values["batch_size"])
-                net = self._classifier(values)
-            except UserError as error:  # each value is right, together they are not
-                print(f"tune: trial {trial.number + 1} is left out: {error}", flush=True)
-                raise optuna.TrialPruned from None
-            config = config.model_copy(update={"monitor": self.config.objective})
+        try:
+            with self.recorder.child(f"trial {trial.number:03d}", values) as run:
+                try:
+                    value = self._trained(trial, values, run)
+                except optuna.TrialPruned as pruned:
+                    run.set_tags({"pruned_because": str(pruned)})
+                    self.shared.prune(trial)
+                    raise
+                self.shared.finish(trial, value)
+        except optuna.TrialPruned:
+            return
+        except BaseException as error:
+            self.shared.give_back(trial, error)
+            raise
+
+    def _trained(self, trial: optuna.Trial, values: dict[str, Any], run: Recorder) -> float:
+        """The objective. Raises TrialPruned where values contradict each other, diverge, or take too much memory."""
+        try:
+            config = with_choices(self.config, values, values["batch_size"])
+            net = self._classifier(values)
+        except UserError as error:  # each value is right, together they are not
+            raise self._left_out(trial, str(error)) from None
+        config = config.model_copy(update={"monitor": self.config.objective})
+        try:
             return self._train(trial, net, config, values, run)
+        except NotFiniteError as error:
+            raise self._left_out(trial, error.what) from None
+        except (RuntimeError, MemoryError) as error:
+            if not memory.ran_out(error):
+                raise
+            memory.release(error)
+            reason = f"a batch of {values['batch_size']} does not fit into memory"
+        raise self._left_out(trial, reason)
+
+    def _left_out(self, trial: optuna.Trial, reason: str) -> optuna.TrialPruned:
+        print(f"tune: trial {trial.number + 1} is left out: {reason}", flush=True)
+        return optuna.TrialPruned(reason)
 
     def _train(
         self, trial: optuna.Trial, net: classifier.Classifier, config: Tune, values: dict[str, Any], run: Recorder

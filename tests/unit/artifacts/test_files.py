@@ -1,5 +1,6 @@
 """Files are written whole or not at all, read with errors that name them, and digested by name and content."""
 
+import csv
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -126,6 +127,13 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
+def test_csv_gives_back_what_holds_commas_quotes_and_line_ends(tmp_path: Path) -> None:
+    rows = [["a,b", 'c"d'], ["line\nfeed", "carriage\rreturn"], ["both\r\n", " "], ["", "é"]]
+    artifacts.write_csv(tmp_path / "a.csv", ["x", "y"], rows)
+    with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as stream:
+        assert list(csv.reader(stream)) == [["x", "y"], *rows]
+
+
 def test_digest_of_a_folder_changes_with_a_name(folder: Path) -> None:
     before = artifacts.sha256(folder)
     (folder / "a.txt").rename(folder / "c.txt")
@@ -158,9 +166,12 @@ def test_digest_takes_names_that_are_not_utf8(folder: Path) -> None:
     assert artifacts.sha256(folder) != before
 
 
-def test_input_hashes_are_keyed_by_path(folder: Path) -> None:
-    hashes = artifacts.input_hashes([folder, folder / "a.txt"])
-    assert hashes == {path.as_posix(): artifacts.sha256(path) for path in (folder, folder / "a.txt")}
+def test_a_folder_is_folded_from_the_hashes_of_its_files_among_others(folder: Path) -> None:
+    (folder.parent / f"{folder.name}.txt").write_text("not in it")
+    hashes = artifacts.file_hashes([folder.parent])
+    assert {path for path in hashes if path.startswith(f"{folder.as_posix()}/")} == set(artifacts.file_hashes([folder]))
+    assert artifacts.folded(folder, hashes) == artifacts.sha256(folder)
+    assert artifacts.folded(folder / "a.txt", hashes) == artifacts.sha256(folder / "a.txt")
 
 
 def test_the_root_is_dvcs_where_it_names_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,14 @@ def test_arrays_are_read(arrays: Path) -> None:
     assert (train.paths, train.classes) == (["b/1.jpg", "a/1.jpg"], ["a", "b"])
 
 
+def test_arrays_know_their_groups_where_the_index_does(arrays: Path) -> None:
+    assert artifacts.read_arrays("train", arrays).groups is None
+    artifacts.write_table(arrays / "train" / "index.parquet", {"path": ["b/1.jpg", "a/1.jpg"], "group": [7, 3]})
+    groups = artifacts.read_arrays("train", arrays).groups
+    assert groups is not None
+    assert (groups.tolist(), groups.dtype) == ([7, 3], np.int64)
+
+
 def test_images_stay_on_disk_and_cannot_be_changed(arrays: Path) -> None:
     images = artifacts.read_arrays("train", arrays).images
     assert isinstance(images, np.memmap)

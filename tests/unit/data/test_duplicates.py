@@ -1,28 +1,9 @@
-import numpy as np
-import pytest
-
 from transferline.data import duplicates
 from transferline.data.inspection import Inspection
 
 
 def image(path: str, pixels: str = "", phash: int = 0, label: str = "a") -> Inspection:
     return Inspection(path, label, None, "0" * 64, pixels or path, f"{phash:016x}", 40, 40)
-
-
-def brute_force(hashes: np.ndarray, bits: int) -> set[tuple[int, int]]:
-    distance = np.bitwise_count(hashes[:, None] ^ hashes[None, :])
-    return {(i, j) for i, j in np.argwhere(distance <= bits).tolist() if i < j}
-
-
-@pytest.mark.parametrize("bits", [0, 1, 4, 7, 16])
-def test_banding_finds_every_close_pair_and_no_other(bits):
-    rng = np.random.default_rng(bits)
-    seeds = rng.integers(0, 2**64, 20, dtype=np.uint64)
-    flips = [sum(1 << int(bit) for bit in rng.choice(64, size=rng.integers(0, 20), replace=False)) for _ in range(200)]
-    hashes = np.unique(np.array([seeds[i % 20] ^ np.uint64(flip) for i, flip in enumerate(flips)], dtype=np.uint64))
-    found = {(min(pair), max(pair)) for pair in duplicates.close_pairs(hashes, bits)}
-    assert found == brute_force(hashes, bits)
-    assert bits == 0 or found
 
 
 def test_groups_join_transitively_and_are_numbered_in_order():
@@ -49,3 +30,24 @@ def test_conflicting_labels_name_the_other_class():
 
 def test_ten_thousand_equal_hashes_are_grouped_at_once():
     assert set(duplicates.groups([image(str(i), phash=5) for i in range(10_000)], 4)) == {0}
+
+
+def test_a_twin_is_the_nearest_of_train_and_none_where_only_a_chain_leads_there():
+    images = [
+        image("test/1", phash=0b11),
+        image("test/2", phash=0b1111_1111),
+        image("test/3", "same", phash=0b1),
+        image("test/4", phash=1 << 60),
+        image("train/1", phash=0b111),
+        image("train/2", phash=0b1),
+        image("train/3", "same", phash=0b1),
+        image("val/1", phash=0b111),
+    ]
+    splits = ["test"] * 4 + ["train"] * 3 + ["val"]
+    groups = [0, 0, 0, 1, 0, 0, 0, 0]
+    assert duplicates.twins(images, groups, splits, 4, "test") == [
+        ("test/1", "train/1", 1),
+        ("test/3", "train/3", 0),
+    ]
+    assert duplicates.twins(images, groups, splits, 5, "test")[1] == ("test/2", "train/1", 5)
+    assert duplicates.twins(images, groups, splits, 4, "val") == [("val/1", "train/1", 0)]

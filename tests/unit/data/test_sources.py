@@ -54,10 +54,21 @@ def test_a_link_that_leads_back_up_is_followed_once(tmp_path):
     assert sources.scan(tmp_path).classes == {"a": 1, "b": 1, "linked": 1}
 
 
-def test_a_broken_link_is_listed(tmp_path):
-    touch(tmp_path, "a/1", "b/1")
-    (tmp_path / "a" / "gone").symlink_to(tmp_path / "nowhere")
-    assert sources.scan(tmp_path).classes["a"] == 2
+def test_a_broken_link_is_named_before_dvc_fails_at_it(tmp_path):
+    touch(tmp_path, "a/1", "b/1", ".hidden/x")
+    for index in range(5):
+        (tmp_path / ".hidden" / f"gone{index}").symlink_to(tmp_path / "nowhere")
+    what = r"'.hidden/gone0' \(a link to nothing\), .* and 2 more\n.*dvc repro"
+    with pytest.raises(UserError, match=what):
+        sources.scan(tmp_path)
+
+
+def test_a_broken_link_behind_a_linked_folder_is_no_business_of_dvcs(tmp_path):
+    touch(tmp_path / "in", "a/1", "b/1")
+    touch(tmp_path / "out", "2")
+    (tmp_path / "out" / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "in" / "a" / "linked").symlink_to(tmp_path / "out")
+    assert sources.scan(tmp_path / "in").classes["a"] == 3
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,7 @@ def test_scripts_are_run_in_a_project_alone(lacking: str, tmp_path: Path, monkey
         ("compare-backbones", "compare", []),
         ("compare-backbones", "compare", ["vgg16", "resnet18"]),
         ("lr-find", "lr_find", []),
+        ("sync", "sync", []),
     ],
 )
 def test_a_script_of_the_project_is_run_as_from_its_root(

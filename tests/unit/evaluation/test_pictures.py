@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from transferline.evaluation import pictures
+from transferline.evaluation import gallery, pictures
 from transferline.evaluation.calibration import reliability
 from transferline.evaluation.multilabel import Multilabel
 from transferline.evaluation.outcome import Curve, Mark
@@ -49,7 +49,7 @@ def test_odd_class_names_are_drawn_as_they_are(name, outcome_of, tmp_path) -> No
     figures = [
         pictures.draw_confusion(np.eye(2, dtype=np.int64), outcome.classes),
         pictures.draw_pr_curves([curves(1)[0]._replace(name=name)]),
-        pictures.draw_mistakes(outcome, images(120), 3),
+        gallery.draw_mistakes(outcome, images(120), 3),
     ]
     for figure in figures:
         pictures.save(figure, tmp_path / "picture.png")  # a dollar taken for mathematics would fail here
@@ -84,7 +84,7 @@ def test_tallies_show_what_was_found_missed_and_imagined() -> None:
 
 
 def test_gallery_of_label_sets_names_all_labels_or_none(labelled) -> None:
-    figure = pictures.draw_mistakes(labelled, images(120), 24)
+    figure = gallery.draw_mistakes(labelled, images(120), 24)
     shown = [axes for axes in figure.axes if axes.images]
     for axes, row in zip(shown, labelled.mistakes[:24], strict=True):
         expected = ", ".join(labelled.names(labelled.members[row])) or "no label"
@@ -111,7 +111,7 @@ def test_no_curve_is_said_in_words() -> None:
 
 
 def test_gallery_has_the_most_confident_mistakes_first(outcome) -> None:
-    figure = pictures.draw_mistakes(outcome, images(120), 4)
+    figure = gallery.draw_mistakes(outcome, images(120), 4)
     rows = outcome.mistakes[:4]
     shown = [axes for axes in figure.axes if axes.images]
     confidences = [float(axes.get_xlabel().split()[-1].rstrip("%")) for axes in shown]
@@ -124,16 +124,16 @@ def test_gallery_has_the_most_confident_mistakes_first(outcome) -> None:
 
 
 def test_gallery_without_mistakes_says_so(outcome_of) -> None:
-    assert texts(pictures.draw_mistakes(outcome_of(margin=50.0), images(120), 4)) == "no mistakes on 120 test images"
+    assert texts(gallery.draw_mistakes(outcome_of(margin=50.0), images(120), 4)) == "no mistakes on 120 test images"
 
 
 def test_gallery_switched_off_says_so(outcome) -> None:
-    assert "none shown" in texts(pictures.draw_mistakes(outcome, images(120), 0))
+    assert "none shown" in texts(gallery.draw_mistakes(outcome, images(120), 0))
 
 
 def test_equal_figures_are_equal_bytes(outcome, tmp_path) -> None:
     for name in ("first.png", "second.png"):
-        pictures.save(pictures.draw_mistakes(outcome, images(120), 4), tmp_path / name)
+        pictures.save(gallery.draw_mistakes(outcome, images(120), 4), tmp_path / name)
     assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
 
 
@@ -148,6 +148,6 @@ def test_confusion_csv_has_one_row_an_image(outcome_of, tmp_path) -> None:
 
 def test_drawing_needs_no_scikit_learn_and_no_torch() -> None:
     heavy = {"sklearn", "torch", "matplotlib.pyplot"}
-    code = f"import sys, transferline.evaluation.pictures; print({heavy} & set(sys.modules))"
+    code = f"import sys, transferline.evaluation.gallery; print({heavy} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"

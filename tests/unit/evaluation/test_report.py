@@ -8,6 +8,7 @@ import pytest
 
 from transferline.artifacts import Arrays, Best, ModelCard
 from transferline.evaluation import metrics, report
+from transferline.evaluation.label_errors import Judgement, LabelErrors
 from transferline.evaluation.multiclass import Multiclass
 from transferline.evaluation.outcome import Outcome
 from transferline.sections import Evaluate
@@ -49,7 +50,19 @@ def score(outcome: Outcome) -> dict:
     return metrics.evaluate(outcome, bins=10, resamples=100, seed=1)
 
 
-def write(folder, outcome: Outcome, gallery: int = 5) -> str:
+EVIL = "<script>alert(1)</script>"
+DOUBTS = LabelErrors(
+    [
+        Judgement("train/odd, name.jpg", "train", "nominal", "local", 0.0123, suspected=True, row=3),
+        Judgement(f"test/{EVIL}.jpg", "test", "local", "global", 0.0456, suspected=True, row=1),
+        Judgement("val/fine.jpg", "val", "local", "local", 0.9876, suspected=False, row=2),
+    ]
+)
+
+
+def write(
+    folder, outcome: Outcome, gallery: int = 5, doubts: LabelErrors | None = DOUBTS, shown: int = 12, **more: object
+) -> str:
     count = len(outcome.labels)
     images = np.zeros((count, 1, 8, 8, 3), np.uint8)
     paths = [f"folder/image_{row}.jpg" for row in range(count)]
@@ -65,8 +78,12 @@ def write(folder, outcome: Outcome, gallery: int = 5) -> str:
         choices={"weight_decay": 0.07, "hidden": [96, 24]},
     )
     splits = {"train": test, "val": test, "test": test}
-    options = Evaluate(gallery=gallery)
-    report.write(folder, outcome, score(outcome), splits=splits, card=card, best=best, options=options)
+    if doubts:
+        doubts = LabelErrors([one for one in doubts.ranked if one.row < count])
+    options = Evaluate(gallery=gallery, label_errors=shown)
+    report.write(
+        folder, outcome, score(outcome) | more, splits=splits, card=card, best=best, options=options, doubts=doubts
+    )
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -86,17 +103,16 @@ def source(folder) -> str:
 def test_page_is_well_formed_and_needs_nothing_from_outside(source) -> None:
     page = Page(source)
     assert page.open == []
-    assert len(page.addresses) == 4
+    assert len(page.addresses) == 5
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
     assert not {"script", "link", "iframe"} & page.tags
     assert not re.search(r"https?://|@import|url\(", source)
 
 
 def test_a_class_name_is_shown_not_run(outcome_of, tmp_path) -> None:
-    evil = "<script>alert(1)</script>"
-    source = write(tmp_path, outcome_of(classes=(evil, "good")))
+    source = write(tmp_path, outcome_of(classes=(EVIL, "good")))
     assert "script" not in Page(source).tags
-    assert evil in Page(source).text
+    assert EVIL in Page(source).text
 
 
 def test_numbers_intervals_and_configuration_are_there(outcome, source) -> None:
@@ -130,6 +146,47 @@ def test_no_mistake_is_not_sold_as_perfection(outcome_of, tmp_path) -> None:
     text = Page(write(tmp_path, outcome_of(images=60, margin=50.0))).text
     assert "60 of 60" in text
     assert "fewer than about 5.0 % of new images" in text
+
+
+def test_suspected_labels_are_listed_with_what_to_do(source) -> None:
+    text = Page(source).text
+    assert "1 train/odd, name.jpg train nominal local 0.0123" in text
+    assert f"2 test/{EVIL}.jpg test local global 0.0456" in text
+    assert "val/fine.jpg" not in text
+    assert (
+        "The judges agree with 0.0 % of the train labels, 100.0 % of the val labels, 0.0 % of the test labels." in text
+    )
+    assert "Nothing is removed or changed because of this" in text
+    assert "exclude.txt" in text
+
+
+def test_as_many_suspected_labels_are_shown_as_asked_for(outcome, tmp_path) -> None:
+    text = Page(write(tmp_path, outcome, shown=1)).text
+    assert "train/odd, name.jpg" in text
+    assert EVIL not in text
+
+
+def test_labels_that_were_not_judged_are_not_called_right(outcome, tmp_path) -> None:
+    text = Page(write(tmp_path, outcome, doubts=None, shown=0)).text
+    assert "The judges" not in text
+    assert (tmp_path / "label_errors.csv").read_text() == "path,split,given,suggested,quality,suspected\n"
+
+
+def test_a_leaking_split_is_told_with_figures_without_it(outcome, labelled, source, tmp_path) -> None:
+    figures = {
+        "images": 7,
+        "accuracy_with": 0.9,
+        "accuracy_without": 0.8,
+        "macro_f1_with": 0.7,
+        "macro_f1_without": 0.6,
+    }
+    for folder, made in (("one", outcome), ("many", labelled)):
+        text = Page(write(tmp_path / folder, made, leakage=figures)).text
+        assert "7 of the 120 test images have a near duplicate in train" in text
+        assert "accuracy is 0.8000 instead of 0.9000, macro-F1 0.6000 instead of 0.7000" in text
+    assert "near duplicate" not in Page(source).text
+    none = figures | {"accuracy_without": None, "macro_f1_without": None}
+    assert "No test image is left" in Page(write(tmp_path / "none", outcome, leakage=none)).text
 
 
 def test_undefined_numbers_are_a_dash(tmp_path) -> None:
@@ -166,7 +223,15 @@ def test_equal_results_are_equal_bytes_without_ids(outcome, source, tmp_path) ->
 def test_headline_is_one_line() -> None:
     scores = {"macro_f1": 0.98512, "intervals": {"macro_f1": [0.9701, 0.9961]}, "images": 300}
     assert report.headline(scores) == "macro-F1 0.985 (0.970-0.996) on 300 test images"
+    for suspected, told in ((0, ""), (1, ", 1 suspected label error"), (3, ", 3 suspected label errors")):
+        doubted = scores | {"label_errors": {"suspected": suspected}}
+        assert report.headline(doubted) == f"macro-F1 0.985 (0.970-0.996) on 300 test images{told}"
 
 
 def test_pictures_lie_beside_the_page(folder) -> None:
-    assert {file.name for file in folder.iterdir()} == {*report.PICTURES, "confusion.csv", "report.html"}
+    assert {file.name for file in folder.iterdir()} == {
+        *report.PICTURES,
+        "confusion.csv",
+        "label_errors.csv",
+        "report.html",
+    }

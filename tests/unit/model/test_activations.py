@@ -70,6 +70,17 @@ def net(built: Net) -> Net:
 
 
 @pytest.fixture(scope="module")
+def graph(built: Net) -> Any:
+    return engines.translated(Prefix(built, range(1, len(built.blocks) + 1)))
+
+
+@pytest.fixture
+def translated_once(graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Translating takes seconds: `net` is translated once for all tests."""
+    monkeypatch.setattr(engines, "translated", lambda _: graph)
+
+
+@pytest.fixture(scope="module")
 def arrays() -> Arrays:
     return draw_arrays()
 
@@ -80,7 +91,6 @@ class Pass:
 
     depths: tuple[int, ...]
     start: int
-    images: int
     batches: list[int] = dataclasses.field(default_factory=list)
 
 
@@ -89,20 +99,20 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[Pass]:
     return record_passes(monkeypatch)
 
 
-def record_passes(monkeypatch: pytest.MonkeyPatch, rates: Mapping[int, float] | None = None) -> list[Pass]:
-    """Each engine chosen from here on; `rates` are those that it seems to run at, by the boundary it starts from."""
+def record_passes(monkeypatch: pytest.MonkeyPatch) -> list[Pass]:
+    """Each engine chosen from here on."""
     made: list[Pass] = []
 
-    def choose(prefix: Prefix, given: Array, wanted: engines.EngineName) -> Chosen:
-        chosen = engines.choose(prefix, given, wanted)
-        made.append(Pass(prefix.depths, prefix.start, len(given)))
+    def choose(prefix: Prefix, name: engines.Runner) -> Chosen:
+        chosen = engines.choose(prefix, name)
+        made.append(Pass(prefix.depths, prefix.start))
         batches = made[-1].batches
 
         def run(batch: Array) -> list[np.ndarray]:
             batches.append(len(batch))
             return chosen.run(batch)
 
-        return Chosen(chosen.name, run, rates[prefix.start] if rates else chosen.rate)
+        return Chosen(chosen.name, run)
 
     monkeypatch.setattr(activations, "choose", choose)
     return made
@@ -139,7 +149,7 @@ def test_all_depths_are_computed_in_one_pass_and_never_again(
 ) -> None:
     found = Cache(EXACT, tmp_path).open(net, arrays, "digest", {13, 3, 6, 0}, "train")
     assert list(found) == [3, 6, 13]
-    assert passes == [Pass((3, 6, 13), 0, 33, [16, 16, 1])]
+    assert passes == [Pass((3, 6, 13), 0, [16, 16, 1])]
     again = Cache(EXACT, tmp_path).open(deepcopy(net), arrays, "digest", [3, 6, 13], "train")
     assert len(passes) == 1
     assert digests(again) == digests(found)
@@ -180,7 +190,7 @@ def test_train_and_val_share_one_engine(net: Net, arrays: Arrays, tmp_path: Path
     cache = Cache(EXACT, tmp_path)
     cache.open(net, arrays, "train", [3, 13], "train")
     found = cache.open(net, draw_arrays(5, 1), "val", [3, 13], "val")
-    assert passes == [Pass((3, 13), 0, 33, [16, 16, 1, 5])]
+    assert passes == [Pass((3, 13), 0, [16, 16, 1, 5])]
     np.testing.assert_array_equal(found[3].values, direct(net, draw_arrays(5, 1), 3))
 
 
@@ -254,14 +264,15 @@ def test_the_key_is_of_what_the_values_depend_on(net: Net, arrays: Arrays) -> No
         changed.append(deepcopy(net))
         change(changed[-1])
     keys = [
-        key(net, arrays, "digest", "float16"),
-        key(net, arrays, "other", "float16"),
-        key(net, arrays, "digest", "float32"),
-        key(net, draw_arrays(12), "digest", "float16"),
-        *(key(build(card), arrays, "digest", "float16") for card in cards),
-        *(key(other, arrays, "digest", "float16") for other in changed),
+        key(net, arrays, "digest", "float16", "torch"),
+        key(net, arrays, "other", "float16", "torch"),
+        key(net, arrays, "digest", "float32", "torch"),
+        key(net, arrays, "digest", "float16", "onnxruntime"),
+        key(net, draw_arrays(12), "digest", "float16", "torch"),
+        *(key(build(card), arrays, "digest", "float16", "torch") for card in cards),
+        *(key(other, arrays, "digest", "float16", "torch") for other in changed),
     ]
-    assert len(set(keys)) == len(keys) == 9
+    assert len(set(keys)) == len(keys) == 10
 
 
 def train_the_head(net: Net) -> None:
@@ -280,14 +291,16 @@ def lay_out_otherwise(net: Net) -> None:
 
 @pytest.mark.parametrize("change", [train_the_head, freeze_and_train, lay_out_otherwise], ids=lambda c: c.__name__)
 def test_the_key_is_of_nothing_else(net: Net, arrays: Arrays, change: Callable[[Net], object]) -> None:
-    expected = key(net, arrays, "digest", "float16")
+    expected = key(net, arrays, "digest", "float16", "torch")
     change(net)
-    assert key(net, arrays, "digest", "float16") == expected
+    assert key(net, arrays, "digest", "float16", "torch") == expected
 
 
 def test_the_key_outlives_the_classifiers_life_on_disk(net: Net, arrays: Arrays, tmp_path: Path) -> None:
     classifier.save(net, CARD, tmp_path)
-    assert key(classifier.load(tmp_path)[0], arrays, "digest", "float16") == key(net, arrays, "digest", "float16")
+    assert key(classifier.load(tmp_path)[0], arrays, "digest", "float16", "torch") == key(
+        net, arrays, "digest", "float16", "torch"
+    )
 
 
 # --- budget and disk ------------------------------------------------------------------------
@@ -323,7 +336,7 @@ def use(folder: Path, digest_time: Mapping[str, int]) -> None:
 def test_what_was_used_longest_ago_makes_room(net: Net, arrays: Arrays, tmp_path: Path) -> None:
     for digest in ("a", "b", "c"):
         Cache(EXACT, tmp_path).open(net, arrays, digest, [3], "train")
-    groups = {digest: key(net, arrays, digest, "float32") for digest in "abcd"}
+    groups = {digest: key(net, arrays, digest, "float32", "torch") for digest in "abcd"}
     use(tmp_path, {groups["a"]: 2000, groups["b"]: 1000, groups["c"]: 3000})
     Cache(within(3.2 * SIZES[3]), tmp_path).open(net, arrays, "d", [3], "train")
     assert left_in(tmp_path) == sorted(file for digest in "acd" for file in whole(groups[digest], 3))
@@ -340,7 +353,7 @@ def test_what_lies_behind_other_depths_of_the_same_key_stays(
     found = Cache(within(1.2 * SIZES[3]), tmp_path).open(net, arrays, "digest", [3, 6], "train")
     assert list(found) == [3]
     assert "behind depth 6 do not fit" in capsys.readouterr().out
-    assert left_in(tmp_path) == whole(key(net, arrays, "digest", "float32"), 3)
+    assert left_in(tmp_path) == whole(key(net, arrays, "digest", "float32", "torch"), 3)
 
 
 def test_a_budget_that_was_lowered_below_what_is_there_leaves_out_the_rest(
@@ -415,7 +428,7 @@ def test_a_damaged_entry_is_computed_again_and_equals_the_first(
     damage: Callable[[Path], None],
 ) -> None:
     first = digests(Cache(EXACT, tmp_path).open(net, arrays, "digest", [3, 6], "train"))
-    group = key(net, arrays, "digest", "float32")
+    group = key(net, arrays, "digest", "float32", "torch")
     damage(tmp_path / group / "depth_06")
     again = Cache(EXACT, tmp_path).open(net, arrays, "digest", [3, 6], "train")
     assert f"{tmp_path / group / 'depth_06'} is damaged" in capsys.readouterr().out
@@ -427,45 +440,62 @@ def test_a_damaged_entry_is_computed_again_and_equals_the_first(
 # --- continued from a shallower boundary ----------------------------------------------------
 
 
-@pytest.mark.parametrize(("from_images", "start"), [(1.0, 6), (3.0, 0)])
-def test_a_deeper_depth_starts_where_that_is_faster_and_is_the_same_either_way(
-    net: Net,
-    arrays: Arrays,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    from_images: float,
-    start: int,
+def test_a_deeper_depth_starts_from_a_shallower_one_and_is_the_same_either_way(
+    net: Net, arrays: Arrays, tmp_path: Path, passes: list[Pass]
 ) -> None:
     alone = digests(Cache(EXACT, tmp_path / "alone").open(net, arrays, "digest", [9, 13], "train"))
-    made = record_passes(monkeypatch, {0: from_images, 6: 2.0})
     cache = Cache(EXACT, tmp_path / "continued")
     cache.open(net, arrays, "digest", [3, 6], "train")
-    made.clear()
+    passes.clear()
     found = cache.open(net, arrays, "digest", [3, 6, 9, 13], "train")
     assert list(found) == [3, 6, 9, 13]
-    assert [(one.depths, one.start) for one in made if one.batches] == [((9, 13), start)]
+    assert [(one.depths, one.start) for one in passes] == [((9, 13), 6)]
     assert {depth: digest for depth, digest in digests(found).items() if depth > 6} == alone
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_what_was_rounded_is_not_continued_from(
-    net: Net, arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+@pytest.mark.usefixtures("translated_once")
+@pytest.mark.parametrize(("dtype", "engine"), [("float16", "torch"), ("bfloat16", "torch"), ("float32", "onnxruntime")])
+def test_what_is_rounded_or_fused_is_not_continued_from_and_so_the_same_either_way(
+    net: Net, arrays: Arrays, tmp_path: Path, passes: list[Pass], dtype: str, engine: str
 ) -> None:
-    made = record_passes(monkeypatch, {0: 1.0, 6: 100.0})
-    cache = Cache(EXACT.model_copy(update={"dtype": dtype}), tmp_path)
+    config = EXACT.model_copy(update={"dtype": dtype, "engine": engine})
+    at_once = digests(Cache(config, tmp_path / "at once").open(net, arrays, "digest", [6, 9], "train"))
+    cache = Cache(config, tmp_path / "one by one")
     cache.open(net, arrays, "digest", [6], "train")
-    cache.open(net, arrays, "digest", [6, 9], "train")
-    assert [one.start for one in made] == [0, 0]
+    found = cache.open(net, arrays, "digest", [6, 9], "train")
+    assert [(one.depths, one.start) for one in passes] == [((6, 9), 0), ((6,), 0), ((9,), 0)]
+    assert digests(found) == at_once
+    assert {kept.entry.engine for kept in found.values()} == {engine}
+
+
+@pytest.mark.usefixtures("translated_once")
+def test_what_another_engine_has_left_is_not_used(net: Net, arrays: Arrays, tmp_path: Path) -> None:
+    """Else the numbers of a run would hang on the runs before it."""
+    for engine in ("onnxruntime", "torch"):
+        config = EXACT.model_copy(update={"engine": engine})
+        found = Cache(config, tmp_path).open(net, arrays, "digest", [6], "train")
+        assert found[6].entry.engine == engine
+    np.testing.assert_array_equal(found[6].values, direct(net, arrays, 6))
+
+
+@pytest.mark.usefixtures("translated_once")
+def test_the_engine_is_chosen_by_all_that_is_to_come_and_not_by_what_is_there(
+    net: Net, arrays: Arrays, tmp_path: Path
+) -> None:
+    config, val = EXACT.model_copy(update={"engine": "auto"}), draw_arrays(5, 1)
+    for count, engine in ((38, "torch"), (10**9, "onnxruntime")):
+        for name, part in (("train", arrays), ("val", val)):
+            found = Cache(config, tmp_path).open(net, part, name, [3], name, count=count)
+            assert found[3].entry.engine == engine
 
 
 def test_a_deeper_boundary_does_not_help_a_shallower_one(
-    net: Net, arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    net: Net, arrays: Arrays, tmp_path: Path, passes: list[Pass]
 ) -> None:
-    made = record_passes(monkeypatch)
     cache = Cache(EXACT, tmp_path)
     cache.open(net, arrays, "digest", [9], "train")
     found = cache.open(net, arrays, "digest", [6, 9], "train")
-    assert [(one.depths, one.start) for one in made] == [((9,), 0), ((6,), 0)]
+    assert [(one.depths, one.start) for one in passes] == [((9,), 0), ((6,), 0)]
     np.testing.assert_array_equal(found[6].values, direct(net, arrays, 6))
 
 
@@ -491,14 +521,14 @@ def other_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
 def test_a_process_killed_in_the_middle_is_followed_by_the_next(
     net: Net, arrays: Arrays, tmp_path: Path, passes: list[Pass], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    group = key(net, arrays, "digest", "float32")
+    group = key(net, arrays, "digest", "float32", "torch")
     with other_process(tmp_path) as process:
         assert left_in(tmp_path) == [f"{group}/.depth_{depth:02d}/activations.npy" for depth in (3, 6)]
         process.kill()
         process.wait()
     found = Cache(EXACT, tmp_path).open(net, arrays, "digest", [3, 6], "train")
     assert "waiting" not in capsys.readouterr().out
-    assert passes == [Pass((3, 6), 0, 33, [16, 16, 1])]
+    assert passes == [Pass((3, 6), 0, [16, 16, 1])]
     np.testing.assert_array_equal(found[6].values, direct(net, arrays, 6))
     assert left_in(tmp_path) == whole(group, 3, 6)
 
@@ -540,8 +570,8 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_nothing(tmp_path: Path) -> No
 def run_held(folder: Path) -> None:
     """In the second batch, say so and wait for a line."""
 
-    def choose(prefix: Prefix, given: Array, wanted: engines.EngineName) -> Chosen:
-        chosen, batches = engines.choose(prefix, given, wanted), iter(range(len(given)))
+    def choose(prefix: Prefix, name: engines.Runner) -> Chosen:
+        chosen, batches = engines.choose(prefix, name), iter(range(99))
 
         def run(batch: Array) -> list[np.ndarray]:
             if next(batches) == 1:

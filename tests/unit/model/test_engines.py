@@ -1,7 +1,6 @@
-"""Frozen blocks as a function: the same in every engine, and run by the fastest that agrees."""
+"""Frozen blocks as a function: the same in every engine, and run by one that a rule chooses."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from torch import nn
 from tests.unit.model import menu
 from transferline.artifacts import ModelCard
 from transferline.model import backbones, classifier, engines
-from transferline.model.engines import BATCH, TOLERANCE, Array, Chosen, Prefix, choose
+from transferline.model.engines import TOLERANCE, Array, Prefix, choose
 
 Net = classifier.Classifier
 TRANSLATED = {"efficientnet_lite0", "resnet18", "mlp", "vit_small"}  # maps, vectors, tokens
@@ -109,18 +108,17 @@ def test_onnxruntime_agrees_with_torch_at_every_boundary(backbone: str) -> None:
     net = menu.make(backbone)
     side = net.card.input_size
     prefix, stored = Prefix(net, range(1, len(net.blocks) + 1)), images(2, side)
-    by_torch, by_onnx = engines.in_torch(prefix), engines.in_onnxruntime(prefix, stored)
+    graph = engines.translated(prefix)
+    by_torch, by_onnx = engines.in_torch(prefix), engines.in_onnxruntime(graph, prefix.depths)
     assert len(by_torch(stored)) == backbones.spec(backbone).depth
     assert all(np.ptp(values, axis=0).max() > 1e-3 * np.abs(values).max() for values in by_torch(stored))
     assert engines.difference(by_torch, by_onnx, stored) <= TOLERANCE
     assert engines.difference(by_torch, by_onnx, images(1, side)) <= TOLERANCE  # a last batch is shorter
-
-
-def test_onnxruntime_continues_from_a_boundary(net: Net) -> None:
-    boundary = engines.in_torch(Prefix(net, (11,)))(images(3))[0]
-    prefix = Prefix(net, (12, 13), start=11)
-    by_onnx = engines.in_onnxruntime(prefix, boundary)
-    assert engines.difference(engines.in_torch(prefix), by_onnx, boundary) <= TOLERANCE
+    for depths in ((1,), (prefix.depths[-1],), (1, 2)):  # the same bits, whatever else is asked for
+        alone = engines.in_onnxruntime(graph, depths)(stored)
+        assert all(
+            np.array_equal(values, by_onnx(stored)[depth - 1]) for depth, values in zip(depths, alone, strict=True)
+        )
 
 
 def constant(*values: float) -> Run:
@@ -142,55 +140,93 @@ def never(*_: object) -> Run:
     raise AssertionError("the blocks are translated")
 
 
-@pytest.fixture
-def rates(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """Images a second that each engine seems to run at: torch far too slow for the data of these tests."""
-    measured = {"torch": 0.1, "onnxruntime": 1.0}
-    monkeypatch.setattr(engines, "_measured", lambda name, run, batches: Chosen(name, run, measured[name]))
-    monkeypatch.setattr(engines, "in_torch", lambda prefix: constant(4.0))
-    monkeypatch.setattr(engines, "in_onnxruntime", lambda prefix, example: constant(4.0))
-    return measured
+def counted(net: Net) -> int:
+    return engines.operations(net)[0]
 
 
-def test_what_torch_does_at_once_is_not_translated(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "in_onnxruntime", never)
-    chosen = choose(Prefix(net, (2,)), images(2 * BATCH + 3))
+def test_operations_are_those_of_all_blocks_for_one_image(net: Net) -> None:
+    net.train()
+    by_hand = 0
+    handles = [
+        module.register_forward_hook(lambda module, _, out: sizes.append((module, out.shape)))
+        for module in net.blocks.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    sizes: list[tuple[nn.Conv2d, torch.Size]] = []
+    every, convolutions = engines.operations(net)
+    for handle in handles:
+        handle.remove()
+    for module, shape in sizes:
+        by_hand += 2 * shape[1:].numel() * module.weight[0].numel()
+    assert convolutions == every == by_hand > 0
+
+
+@pytest.mark.parametrize(("images_", "expected"), [(-1, "torch"), (0, "onnxruntime")])
+def test_onnxruntime_runs_what_is_worth_the_translation(net: Net, images_: int, expected: str) -> None:
+    enough = -int(-engines.WORTH // counted(net))
+    assert engines.preferred(net, enough + images_) == expected
+    assert engines.preferred(net, 1, "onnxruntime") == "onnxruntime"
+    assert engines.preferred(net, enough, "torch") == "torch"
+
+
+def test_networks_of_matrix_products_stay_with_torch() -> None:
+    assert engines.preferred(build("mlp", 32), 10**12) == "torch"
+
+
+def test_a_gpu_leaves_the_blocks_to_torch(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "pick_device", lambda: torch.device("cuda"))
+    assert {engines.preferred(net, 10**12, wanted) for wanted in ("auto", "torch", "onnxruntime")} == {"torch"}
+
+
+def test_no_clock_decides(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second clone of the project, on a machine that is busy meanwhile, takes the same engine."""
+    for name in ("time", "perf_counter", "monotonic", "process_time"):
+        monkeypatch.setattr(f"time.{name}", never)
+    assert engines.preferred(net, 10**12) == "onnxruntime"
+    assert engines.preferred(net, 10) == "torch"
+
+
+def test_torch_needs_no_translation(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "translated", never)
+    chosen = choose(Prefix(net, (2,)), "torch")
     assert chosen.name == "torch"
-    assert chosen.rate > 0
     np.testing.assert_array_equal(chosen.run(images(3))[0], by_hand(net, images(3), 2))
 
 
-@pytest.mark.parametrize(("onnxruntime", "expected"), [(1.0, "onnxruntime"), (0.05, "torch")])
-def test_where_torch_is_slow_the_faster_engine_is_taken(
-    net: Net, rates: dict[str, float], onnxruntime: float, expected: str
+@pytest.fixture
+def seeming(net: Net, monkeypatch: pytest.MonkeyPatch) -> dict[str, Run]:
+    """What each engine gives; the network is not translated."""
+    given = {"torch": constant(4.0), "onnxruntime": constant(4.0)}
+    monkeypatch.setattr(engines, "in_torch", lambda prefix: given["torch"])
+    monkeypatch.setattr(engines, "translated", lambda prefix: None)
+    monkeypatch.setattr(engines, "in_onnxruntime", lambda graph, depths: given["onnxruntime"])
+    return given
+
+
+@pytest.mark.parametrize(("off", "expected"), [(0.5 * TOLERANCE, "onnxruntime"), (2 * TOLERANCE, "torch")])
+def test_onnxruntime_is_taken_only_where_it_agrees(
+    net: Net, seeming: dict[str, Run], capsys: pytest.CaptureFixture[str], off: float, expected: str
 ) -> None:
-    rates["onnxruntime"] = onnxruntime
-    chosen = choose(Prefix(net, (2,)), images(20))
-    assert (chosen.name, chosen.rate) == (expected, rates[expected])
+    seeming["onnxruntime"] = constant(4.0 * (1 - off))
+    assert choose(Prefix(net, (2,)), "onnxruntime").name == expected
+    said = "onnxruntime differs from torch by 0.002 of the largest activation: torch runs the blocks\n"
+    assert (said in capsys.readouterr().out) == (expected == "torch")
 
 
-def test_a_faster_engine_that_disagrees_is_not_taken(
-    net: Net, rates: dict[str, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for off, expected in ((0.5 * TOLERANCE, "onnxruntime"), (2 * TOLERANCE, "torch")):
-        monkeypatch.setattr(engines, "in_onnxruntime", lambda prefix, example, off=off: constant(4.0 * (1 - off)))
-        assert choose(Prefix(net, (2,)), images(20)).name == expected
-        assert choose(Prefix(net, (2,)), images(20), "onnxruntime").name == expected
+def test_agreement_behind_every_block_counts_and_not_where_it_is_asked_for(net: Net, seeming: dict[str, Run]) -> None:
+    """Else what is kept behind one depth would hang on which others were asked for with it."""
+    seeming["torch"], seeming["onnxruntime"] = constant(4.0, 4.0), constant(4.0, 5.0)
+    assert choose(Prefix(net, (1,)), "onnxruntime").name == "torch"
 
 
-@pytest.mark.parametrize("wanted", ["auto", "onnxruntime"])
 def test_blocks_that_cannot_be_translated_are_run_by_torch(
-    net: Net,
-    rates: dict[str, float],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    wanted: engines.EngineName,
+    net: Net, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(*_: object) -> Run:
+    def fail(*_: object) -> None:
         raise torch.onnx.errors.OnnxExporterError("no such operator\nand much more about it")
 
-    monkeypatch.setattr(engines, "in_onnxruntime", fail)
-    assert choose(Prefix(net, (2,)), images(20), wanted).name == "torch"
+    monkeypatch.setattr(engines, "translated", fail)
+    assert choose(Prefix(net, (2,)), "onnxruntime").name == "torch"
     assert "onnxruntime cannot run these blocks, torch does: no such operator\n" in capsys.readouterr().out
 
 
@@ -203,36 +239,15 @@ class Untranslatable(nn.Module):
 
 def test_an_operator_unknown_to_onnx_is_met_by_torch(capsys: pytest.CaptureFixture[str]) -> None:
     odd = build("mobilenet_v3_small", 32)
-    odd.blocks[0] = Untranslatable()
-    chosen = choose(Prefix(odd, (1,)), images(2), "onnxruntime")
+    odd.blocks[12] = Untranslatable()
+    chosen = choose(Prefix(odd, (1,)), "onnxruntime")  # which is in front of it, and yet torch's
     assert chosen.name == "torch"
-    assert chosen.run(images(2))[0].shape == (2, 3, 32, 32)
+    assert chosen.run(images(2))[0].shape == (2, 16, 16, 16)
     assert "onnxruntime cannot run these blocks, torch does: " in capsys.readouterr().out
 
 
-def test_the_engine_that_is_asked_for_is_taken_whatever_it_takes(net: Net, rates: dict[str, float]) -> None:
-    rates["onnxruntime"] = 0.01
-    assert choose(Prefix(net, (2,)), images(20), "onnxruntime").name == "onnxruntime"
-    rates["onnxruntime"] = 100.0
-    assert choose(Prefix(net, (2,)), images(20), "torch").name == "torch"
-
-
-def test_a_gpu_leaves_the_blocks_to_torch(net: Net, rates: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "pick_device", lambda: torch.device("cuda"))
-    monkeypatch.setattr(engines, "in_onnxruntime", never)
-    assert choose(Prefix(net, (2,)), images(20)).name == "torch"
-
-
-@pytest.mark.parametrize(("count", "timed"), [(5, [5, 5]), (20, [16, 4]), (100, [16, 16, 16])])
-def test_an_engine_is_measured_on_some_batches_after_one_that_warms_up(
-    net: Net, monkeypatch: pytest.MonkeyPatch, count: int, timed: Sequence[int]
-) -> None:
-    seen: list[int] = []
-
-    def run(batch: Array) -> list[Any]:
-        seen.append(len(batch))
-        return constant(1.0)(batch)
-
-    monkeypatch.setattr(engines, "in_torch", lambda prefix: run)
-    choose(Prefix(net, (2,)), images(count), "torch")
-    assert seen == list(timed)
+def test_onnxruntime_runs_real_blocks(net: Net) -> None:
+    chosen = choose(Prefix(net, (2, 13)), "onnxruntime")
+    assert chosen.name == "onnxruntime"
+    by_torch = engines.in_torch(Prefix(net, (2, 13)))
+    assert engines.difference(by_torch, chosen.run, images(3)) <= TOLERANCE

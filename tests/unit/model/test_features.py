@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from transferline.artifacts import ModelCard
-from transferline.model import classifier, engines
+from transferline.model import classifier
 from transferline.model.features import Extractor, extract
 
 SIDE = 32
@@ -41,7 +41,7 @@ def test_features_are_what_the_head_takes_in(net: classifier.Classifier, images:
 
 
 def test_they_do_not_depend_on_the_batch(net: classifier.Classifier, images: np.ndarray) -> None:
-    extractor = Extractor(net, images[:1], "torch", count=37)
+    extractor = Extractor(net, 37, "torch")
     one_by_one = np.concatenate([extractor(images[row : row + 1]) for row in range(5)])
     np.testing.assert_allclose(extractor(images)[:5], one_by_one, rtol=1e-4, atol=1e-6)
 
@@ -53,12 +53,6 @@ def test_the_progress_bar_is_named(
     assert "audit: frozen backbone, by torch" in capsys.readouterr().out
 
 
-def test_translating_pays_where_many_images_are_to_come(
-    net: classifier.Classifier, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tried = []
-    monkeypatch.setattr(engines, "in_onnxruntime", lambda prefix, _: tried.append(1) or engines.in_torch(prefix))
-    Extractor(net, images)
-    assert not tried
-    Extractor(net, images, count=10**9)
-    assert tried
+def test_the_number_of_images_decides_the_engine(net: classifier.Classifier) -> None:
+    assert Extractor(net, 37).engine == "torch"
+    assert Extractor(net, 10**9).engine == "onnxruntime"

@@ -32,7 +32,7 @@ def test_each_transform_is_applied_to_every_image_whatever_its_probability(
     seen: list[np.ndarray] = []
 
     class Extract:
-        def __init__(self, net: object, images: np.ndarray, count: int) -> None:
+        def __init__(self, net: object, count: int) -> None:
             assert count == 12 + 3 * 6
 
         def __call__(self, images: np.ndarray, label: str) -> np.ndarray:

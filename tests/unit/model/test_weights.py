@@ -4,15 +4,16 @@ import urllib.error
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import pytest
-import timm
 import torch
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 from timm.layers import resample_abs_pos_embed
 from torch import nn
-from torchvision.models import ResNet18_Weights
+from torchvision.models import GoogLeNet_Weights, ResNet18_Weights
 
+from tests.unit.model.hub import in_cache, publish
 from transferline.errors import UserError
 from transferline.model import backbones, hubs
 from transferline.model.weights import load_weights
@@ -104,10 +105,7 @@ def test_without_network_the_message_names_the_file_and_its_place(
 def test_the_hub_file_in_its_place_is_used(
     model: nn.Module, published: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    torch.save(published, folder / ResNet18_Weights.DEFAULT.url.rsplit("/", 1)[-1])
+    publish(ResNet18_Weights.DEFAULT, published, tmp_path, monkeypatch)
     load_weights(model, RESNET, "pretrained")
     assert torch.equal(model.state_dict()["layer1.0.conv1.weight"], published["layer1.0.conv1.weight"])
 
@@ -209,24 +207,25 @@ def test_from_scratch_there_is_nothing_to_load() -> None:
 def test_without_network_timms_message_names_the_file(
     name: str, advice: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def unreachable(*_: object, **options: object) -> nn.Module:
-        assert options["pretrained"]
+    def unreachable(*_: object, **__: object) -> None:
         raise OSError("no route to host")
 
     spec = backbones.spec(name)
     model = spec.create()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(timm, "create_model", unreachable)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
     with pytest.raises(UserError, match=rf"{name}, .*no route to host.*\n.*{advice}"):
         load_weights(model, spec, "pretrained")
 
 
-def test_what_timms_hub_gives_is_used_at_any_input_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_timms_hub_gives_is_used_at_any_input_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """timm's own loader is asked, without a size, so that positions are interpolated once."""
     spec = backbones.spec("dinov2_small")
     torch.manual_seed(5)
-    published, model = spec.create(input_size=70), spec.create(input_size=42)
-    monkeypatch.setattr(timm, "create_model", lambda name, *, pretrained: published)
+    published, model = spec.create(input_size=518), spec.create(input_size=42)  # timm's own size
+    save_file(published.state_dict(), tmp_path / "model.safetensors")
+    in_cache(tmp_path / "model.safetensors", tmp_path, monkeypatch)
     load_weights(model, spec, "pretrained")
     found, given = model.state_dict(), published.state_dict()
     assert torch.equal(found["blocks.3.attn.qkv.weight"], given["blocks.3.attn.qkv.weight"])
@@ -237,11 +236,9 @@ def test_auxiliary_heads_of_the_hubs_file_are_left_out(monkeypatch: pytest.Monke
     spec = backbones.spec("googlenet")
     torch.manual_seed(5)
     published = replace(spec, options={**spec.options, "aux_logits": True}).create().state_dict()
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
     assert not hubs.published(spec).here
-    torch.save(published, folder / hubs.published(spec).file)
+    publish(GoogLeNet_Weights.DEFAULT, published, tmp_path, monkeypatch)
     assert hubs.published(spec).here
     model = spec.create()
     load_weights(model, spec, "pretrained")

@@ -1,30 +1,11 @@
-"""Living and dead processes, and the commit a run was made from."""
+"""The commit a run was made from."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from transferline.tracking import process
-
-
-def test_a_process_lives_until_it_ends_even_if_nobody_has_waited_for_it():
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    name = process.identity(child.pid)
-    assert name is not None
-    assert process.lives(name)
-    child.kill()
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # now a zombie
-    assert not process.lives(name)
-    child.communicate()
-    assert not process.lives(name)
-
-
-def test_another_process_with_the_same_pid_is_not_taken_for_it():
-    assert process.lives(str(process.identity(os.getpid())))
-    assert not process.lives(f"{os.getpid()}:1")
 
 
 @pytest.fixture

@@ -6,10 +6,12 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from optuna import TrialPruned
 
 from transferline import artifacts
 from transferline.errors import UserError
+from transferline.tracking import store
 
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
@@ -143,3 +145,26 @@ def test_a_run_named_in_the_environment_is_left_alone(project, monkeypatch):
     prepare = project.passes("prepare")
     assert prepare.run_id != other.run_id
     assert project.run(other.run_id).data.metrics == {"figure": len("fetch")}
+
+
+def test_a_signal_just_as_mlflow_has_made_the_run_leaves_none_running(project, monkeypatch):
+    made, plain = [], MlflowClient(tracking_uri=store.uri())
+
+    class Interrupted(type(project.client)):
+        def create_run(self, *arguments, **options):
+            made.append(super().create_run(*arguments, **options).info.run_id)
+            if options["run_name"] == "fetch":
+                raise SystemExit(143)
+            return self.get_run(made[-1])
+
+    monkeypatch.setattr("transferline.tracking.store.connect", lambda: Interrupted(plain, store.uri(), store.place()))
+    with pytest.raises(SystemExit), project.stage("fetch"):
+        pass
+    assert [project.run(run_id).info.status for run_id in made] == ["KILLED", "KILLED"]
+
+
+def test_no_secret_reaches_the_tags_of_a_run_that_failed(project, monkeypatch):
+    monkeypatch.setenv("SOME_TOKEN", "abcdefgh")
+    failed = project.fails("fetch", RuntimeError("no answer from http://ann:pass-word@host for abcdefgh"))
+    tag = project.run(failed.run_id).data.tags["transferline.error"]
+    assert tag == "RuntimeError: no answer from http://ann:***@host for ***"

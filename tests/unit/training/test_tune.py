@@ -110,7 +110,7 @@ def test_trials_of_one_batch_size_are_drawn(splits: Splits, trained: list[dict[s
 def test_a_hopeless_trial_is_pruned(splits: Splits) -> None:
     recorder = ListRecorder()
     search = tuner(splits, 4, recorder)
-    study = search._open()
+    study = search.shared.open()
     for value in (0.9, 0.95, 0.97):
         params = {"lr": 1e-3, "batch_size": 8, "freeze_depth": 2}
         space = {
