@@ -176,6 +176,7 @@ def test_a_progress_bar_takes_it(splits: Splits, tmp_path: Path, monkeypatch: py
     config = Finetune(epochs=2, accelerator="cpu")
     whole = train(splits, config)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr("rich._console", None)  # Lightning makes it over for a terminal, which later tests have not
     assert_same(resumed(splits, config, tmp_path / "resume", stop=2), whole)
 
 
