@@ -1,10 +1,11 @@
 """prepare's work on a folder of very many tiny files, and its search for near duplicates alone.
 
-python -m benchmarks.many_files --files 100000 --folder /tmp/many
+    uv run python -m benchmarks.many_files --folder FOLDER [--files 100000]
+
+The table is printed, and stands in `benchmarks/results/many_files.json`.
 """
 
 import argparse
-import json
 import resource
 import time
 from collections.abc import Callable
@@ -15,10 +16,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from transferline.artifacts import write_json
 from transferline.data import hamming, manifest, reports, sources
 from transferline.sections import Prepare, Split
 
+RESULTS = Path("benchmarks/results/many_files.json")
 CLASSES, SIDE = 10, 24
+BITS = Prepare().near_duplicate_bits
 
 
 def main() -> None:
@@ -29,14 +33,19 @@ def main() -> None:
     root = given.folder / "images"
     make(root, given.files)
     rows: dict[str, float] = {}
-    layout = timed(rows, "list", lambda: sources.scan(root))
-    prepared = timed(rows, "build", lambda: manifest.build(layout, Split(), Prepare(min_side=16, exclude=None), 42))
-    timed(rows, "reports", lambda: reports.write_prepare(prepared, root, given.folder / "reports"))
+    layout = timed(rows, "listing the folder, and looking for what DVC cannot hash", lambda: sources.scan(root))
+    build = partial(manifest.build, layout, Split(), Prepare(min_side=SIDE), 42)
+    prepared = timed(rows, "decoding, hashing, near duplicates, split", build)
+    write = partial(reports.write_prepare, prepared, root, given.folder / "reports")
+    timed(rows, "reports and pictures", write)
     for name, hashes in cases(given.files).items():
-        timed(rows, f"duplicates: {name}", partial(hamming.clusters, hashes, 4))
-    of = {"parent": resource.RUSAGE_SELF, "worker": resource.RUSAGE_CHILDREN}
-    rows |= {f"{name}_mb": resource.getrusage(who).ru_maxrss / 1024 for name, who in of.items()}
-    print(json.dumps({name: round(value, 1) for name, value in rows.items()}, indent=2))
+        timed(rows, f"near duplicates alone: {name}", partial(hamming.clusters, hashes, BITS))
+    of = {"prepare": resource.RUSAGE_SELF, "largest worker": resource.RUSAGE_CHILDREN}
+    memory = {name: round(resource.getrusage(who).ru_maxrss / 1024) for name, who in of.items()}
+    write_json(RESULTS, {"files": given.files, "seconds": rows, "memory_mb": memory})
+    print("| step | seconds |\n| --- | --- |")
+    print("\n".join(f"| {name} | {seconds:.1f} |" for name, seconds in rows.items()))
+    print(f"many_files: {given.files} files, memory in MB: {memory} -> {RESULTS}")
 
 
 def make(root: Path, count: int) -> None:
@@ -52,19 +61,24 @@ def make(root: Path, count: int) -> None:
 
 
 def cases(count: int) -> dict[str, hamming.Hashes]:
-    """Random hashes; and a fifth of them alike: in one bucket of four bands out of five, or near each other."""
+    """Random hashes; a fifth, or all, in one bucket of a band and none near each other; a fifth near each other."""
     rng = np.random.default_rng(0)
     random = rng.integers(0, 2**64, count, dtype=np.uint64)
     bucket, close = random.copy(), random.copy()
     bucket[: count // 5] &= ~np.uint64(0x1FFF)
     close[: count // 5] = rng.permutation(1 << 15)[: count // 5]
-    return {"random": random, "a fifth in one bucket": bucket, "a fifth near each other": close}
+    return {
+        "random": random,
+        "a fifth in one bucket": bucket,
+        "all in one bucket": random & ~np.uint64(0x1FFF),
+        "a fifth near each other": close,
+    }
 
 
 def timed(rows: dict[str, float], name: str, work: Callable[[], Any]) -> Any:
     start = time.perf_counter()
     result = work()
-    rows[f"{name}_s"] = time.perf_counter() - start
+    rows[name] = time.perf_counter() - start
     return result
 
 
