@@ -185,7 +185,7 @@ def _outcome(error: BaseException) -> tuple[str, dict[str, str]]:
     """Status and tags for a run that ended in `error`."""
     if type(error).__name__ == "TrialPruned":  # optuna's, known by its name so as not to import optuna
         return "FINISHED", {"pruned": "true"}
-    tags = {lineage.ERROR: redacted(f"{type(error).__name__}: {error}")}
+    tags = {lineage.ERROR: f"{type(error).__name__}: {error}"}
     return ("FAILED" if isinstance(error, Exception) else "KILLED"), tags
 
 
@@ -227,7 +227,15 @@ def _shown(value: object) -> str:
     return text if len(text) <= store.MAX_VALUE else text[: store.MAX_VALUE - len(_CUT)] + _CUT
 
 
+def _without_secrets(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _without_secrets(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(item) for item in value]
+    return redacted(value) if isinstance(value, str) else value
+
+
 def _log_json(run: StageRun, name: str, value: object) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        artifacts.write_json(Path(scratch) / name, value)
+        artifacts.write_json(Path(scratch) / name, _without_secrets(value))
         run.client.log_artifact(run.run_id, str(Path(scratch) / name))

@@ -180,16 +180,19 @@ def log(
     tags: Mapping[str, str] | None = None,
     step: int = 0,
 ) -> None:
-    """Log in as few calls as MLflow takes: 100 parameters or tags and 1000 metrics in one."""
+    """Log in as few calls as MLflow takes: 100 parameters or tags and 1000 metrics in one.
+
+    Parameters and tags are kept without secrets.
+    """
     from mlflow.entities import Metric, Param, RunTag
 
     now = int(time.time() * 1000)
     for pairs in _batches(params, 100):
-        client.log_batch(run_id, params=[Param(key(name), value) for name, value in pairs])
+        client.log_batch(run_id, params=[Param(key(name), redacted(value)) for name, value in pairs])
     for figures in _batches(metrics, 1000):
         client.log_batch(run_id, metrics=[Metric(key(name), float(value), now, step) for name, value in figures])
     for pairs in _batches(tags, 100):
-        client.log_batch(run_id, tags=[RunTag(key(name), value) for name, value in pairs])
+        client.log_batch(run_id, tags=[RunTag(key(name), redacted(value)) for name, value in pairs])
 
 
 def logged(client: "MlflowClient", run_id: str) -> frozenset[tuple[str, int]]:

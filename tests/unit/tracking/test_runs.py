@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from optuna import TrialPruned
 
-from transferline import artifacts
+from transferline import artifacts, sections, tracking
 from transferline.errors import UserError
 from transferline.tracking import store
 
@@ -168,3 +168,18 @@ def test_no_secret_reaches_the_tags_of_a_run_that_failed(project, monkeypatch):
     failed = project.fails("fetch", RuntimeError("no answer from http://ann:pass-word@host for abcdefgh"))
     tag = project.run(failed.run_id).data.tags["transferline.error"]
     assert tag == "RuntimeError: no answer from http://ann:***@host for ***"
+
+
+def test_no_secret_reaches_parameters_or_their_file(project, monkeypatch):
+    monkeypatch.setenv("SOME_TOKEN", 'abc"defgh')
+    params = project.params()
+    params.data = sections.Data(root='mount/abc"defgh')
+    with (
+        tracking.stage("fetch", params, inputs=[]) as run,
+        run.child("trial", {"address": "x://ann:word-1@host"}) as trial,
+    ):
+        run.set_tags({"note": 'abc"defgh'})
+    logged = project.run(run.run_id).data
+    assert (logged.params["data.root"], logged.tags["note"]) == ("mount/***", "***")
+    assert json.loads(project.artifact(run.run_id, "params.json").read_text())["data"]["root"] == "mount/***"
+    assert project.run(trial.run_id).data.params["address"] == "x://ann:***@host"
