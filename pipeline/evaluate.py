@@ -25,9 +25,7 @@ def main() -> None:
         scores |= leakage.compare(outcome, test.paths, leakage.read())
         doubts = None
         if options.label_errors:
-            features = training_features.both(
-                network, best.freeze_depth, splits["train"], run.inputs, params.activations
-            )
+            features = training_features.both(network, best.freeze_depth, splits, run.inputs, params.activations)
             doubts = label_errors.find(
                 features, {"val": val_logits, "test": test_logits}, splits, outcome.temperature, params.seed
             )

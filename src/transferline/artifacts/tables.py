@@ -63,6 +63,11 @@ class Arrays:
     groups: npt.NDArray[np.int64] | None = None
 
     @property
+    def views(self) -> int:
+        """Stored views of all images together."""
+        return len(self.images) * int(self.images.shape[1])
+
+    @property
     def multilabel(self) -> bool:
         """Whether an image may have any number of labels."""
         return self.labels.ndim == 2

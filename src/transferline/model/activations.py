@@ -69,8 +69,7 @@ class Cache:
         wanted = sorted({depth for depth in depths if depth > 0})
         if self.config.mode == "off" or not wanted:
             return {}
-        views = len(arrays.images) * arrays.images.shape[1]
-        engine = preferred(classifier, count or views, self.config.engine)
+        engine = preferred(classifier, count or arrays.views, self.config.engine)
         group = self.folder / key(classifier, arrays, digest, self.config.dtype, engine)
         self._in_use.add(group)
         found: dict[int, Stored] = {}

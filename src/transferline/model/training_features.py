@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from transferline.artifacts import ARRAYS, HEAD, Arrays
+from transferline.artifacts import ARRAYS, HEAD, Arrays, SplitName
 from transferline.model import classifier
 from transferline.model.activations import Cache
 from transferline.model.classifier import Classifier
@@ -18,7 +18,11 @@ LABEL = "label errors"
 
 
 def both(
-    finetuned: Classifier, freeze_depth: int, train: Arrays, hashes: Mapping[str, str], config: Activations
+    finetuned: Classifier,
+    freeze_depth: int,
+    splits: Mapping[SplitName, Arrays],
+    hashes: Mapping[str, str],
+    config: Activations,
 ) -> list[Features]:
     """float32 [N, P] each: of the pretrained backbone, frozen, and of the finetuned one, where that differs.
 
@@ -35,9 +39,11 @@ def both(
         UserError: where models/head/ cannot be read.
     """
     frozen, _ = classifier.load(HEAD)
+    train, count = splits["train"], splits["train"].views + splits["val"].views  # as train and finetune counted
     digest, blocks, shared = hashes[(ARRAYS / "train").as_posix()], len(frozen.blocks), shared_blocks(frozen, finetuned)
     depth = min(freeze_depth, shared)
-    kept = Cache(config).open(frozen, train, digest, {blocks} if shared == blocks else {blocks, depth}, LABEL)
+    wanted = {blocks} if shared == blocks else {blocks, depth}
+    kept = Cache(config).open(frozen, train, digest, wanted, LABEL, count=count)
     pretrained = _features(frozen, kept.get(blocks), train, config.engine)
     if shared == blocks:
         return [pretrained]

@@ -64,7 +64,7 @@ def embed(
     if config and config.mixes:
         print("mixup, cutmix: images are mixed anew, so every epoch runs the frozen blocks", flush=True)
         return {}
-    count = sum(len(part.images) * part.images.shape[1] for part in (splits.train, splits.val))
+    count = splits.train.views + splits.val.views
     digests = [splits.hashes[(ARRAYS / name).as_posix()] for name in ("train", "val")]
     train = cache.open(classifier, splits.train, digests[0], depths, "train", count=count)
     val = cache.open(classifier, splits.val, digests[1], train, "val", count=count)

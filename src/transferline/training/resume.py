@@ -27,6 +27,7 @@ class Budget:
 
     Args:
         expected: what the first save will take, in seconds; later ones are expected to take as long as the last.
+        share: above 0; 1: every chance is taken.
     """
 
     def __init__(self, expected: float, share: float = 0.01) -> None:
@@ -159,9 +160,8 @@ class Resume(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         size = sum(tensor.nbytes for tensor in pl_module.state_dict().values())
-        self.budget = Budget(
-            _LEAST + 3 * size / _BYTES_A_SECOND, self.share
-        )  # the optimiser has up to two figures a weight
+        expected = _LEAST + 3 * size / _BYTES_A_SECOND  # the optimiser has up to two figures a weight
+        self.budget = Budget(expected, self.share)
         self.signals.install()
         if self._start:
             loader: Any = trainer.train_dataloader

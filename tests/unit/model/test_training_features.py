@@ -2,20 +2,22 @@
 
 import shutil
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from transferline.artifacts import HEAD, Arrays, ModelCard
-from transferline.model import classifier, features, training_features
+from transferline.artifacts import HEAD, Arrays, ModelCard, SplitName
+from transferline.model import activations, classifier, features, training_features
 from transferline.model.activations import Cache
 from transferline.model.classifier import Classifier
 from transferline.sections import Activations
+from transferline.training import data
 
 CARD = ModelCard("efficientnet_lite0", ["a", "b", "c"], 32, "squash", [0.5] * 3, [0.5] * 3, dropout=0.1)
-HASHES = {"data/augmented/train": "digest"}
+HASHES = {"data/augmented/train": "digest", "data/augmented/val": "of val"}
 SHARED = 4
 
 
@@ -40,6 +42,11 @@ def train() -> Arrays:
     return Arrays(images, np.arange(19) % 3, [f"{row}.png" for row in range(19)], CARD.classes)
 
 
+def of(train: Arrays) -> dict[SplitName, Arrays]:
+    """With a validation split of 5 of the images."""
+    return {"train": train, "val": replace(train, images=train.images[:5, :1], labels=train.labels[:5])}
+
+
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frozen: Classifier) -> None:
     monkeypatch.chdir(tmp_path)
@@ -59,7 +66,7 @@ def test_what_train_left_in_the_cache_is_gone_on_from(
     Cache(config).open(frozen, train, "digest", {SHARED, len(frozen.blocks)}, "train")
     before, after = expected(frozen, train), expected(finetuned, train)
     monkeypatch.setattr(training_features, "extract", lambda *_: pytest.fail("the images are run again"))
-    found = training_features.both(finetuned, SHARED, train, HASHES, config)
+    found = training_features.both(finetuned, SHARED, of(train), HASHES, config)
     tolerance = {"float32": 1e-5, "float16": 3e-3, "bfloat16": 3e-2}[dtype]
     for one, other in zip(found, (before, after), strict=True):
         assert one.dtype == np.float32
@@ -69,7 +76,7 @@ def test_what_train_left_in_the_cache_is_gone_on_from(
 def test_without_a_cache_they_are_computed_from_the_clean_images(
     frozen: Classifier, finetuned: Classifier, train: Arrays
 ) -> None:
-    found = training_features.both(finetuned, SHARED, train, HASHES, Activations(mode="off", engine="torch"))
+    found = training_features.both(finetuned, SHARED, of(train), HASHES, Activations(mode="off", engine="torch"))
     for one, net in zip(found, (frozen, finetuned), strict=True):
         np.testing.assert_allclose(one, expected(net, train), rtol=1e-4, atol=1e-4)
     assert not list(Path().glob(".cache/activations/*/depth_*"))
@@ -77,12 +84,24 @@ def test_without_a_cache_they_are_computed_from_the_clean_images(
 
 def test_they_do_not_depend_on_what_is_in_the_cache(frozen: Classifier, finetuned: Classifier, train: Arrays) -> None:
     config = Activations(engine="torch")
-    cold = training_features.both(finetuned, SHARED, train, HASHES, config)
+    cold = training_features.both(finetuned, SHARED, of(train), HASHES, config)
     shutil.rmtree(".cache")
     Cache(config).open(frozen, train, "digest", range(1, len(frozen.blocks) + 1), "tune")
-    warm = training_features.both(finetuned, SHARED, train, HASHES, config)
+    warm = training_features.both(finetuned, SHARED, of(train), HASHES, config)
     for one, other in zip(cold, warm, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_the_engine_is_asked_for_as_training_asked(
+    frozen: Classifier, finetuned: Classifier, train: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it may be another one, and so another key: all views would be run again."""
+    asked = []
+    monkeypatch.setattr(activations, "preferred", lambda _, count, __: asked.append(count) or "torch")
+    both, config = of(train), Activations()
+    data.embed(Cache(config), frozen, data.Splits(both["train"], both["val"], HASHES), {SHARED})
+    training_features.both(finetuned, SHARED, both, HASHES, config)
+    assert set(asked) == {19 * 2 + 5}
 
 
 def test_other_images_or_weights_are_not_taken_for_these(
@@ -92,13 +111,13 @@ def test_other_images_or_weights_are_not_taken_for_these(
     depths = {SHARED, len(frozen.blocks)}
     Cache(config).open(frozen, train, "another digest", depths, "train")
     Cache(config).open(finetuned, train, "digest", depths, "train")
-    before, after = training_features.both(finetuned, SHARED, train, HASHES, config)
+    before, after = training_features.both(finetuned, SHARED, of(train), HASHES, config)
     np.testing.assert_allclose(before, expected(frozen, train), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(after, expected(finetuned, train), rtol=1e-4, atol=1e-4)
 
 
 def test_a_backbone_that_was_not_finetuned_gives_one_kind(frozen: Classifier, train: Arrays) -> None:
-    found = training_features.both(deepcopy(frozen), SHARED, train, HASHES, Activations(engine="torch"))
+    found = training_features.both(deepcopy(frozen), SHARED, of(train), HASHES, Activations(engine="torch"))
     assert len(found) == 1
 
 
@@ -115,6 +134,6 @@ def test_a_damaged_entry_is_not_used(frozen: Classifier, finetuned: Classifier, 
     for values in Path().glob(".cache/activations/*/depth_*/activations.npy"):
         values.write_bytes(values.read_bytes()[:-3] + b"???")
     for one, net in zip(
-        training_features.both(finetuned, SHARED, train, HASHES, config), (frozen, finetuned), strict=True
+        training_features.both(finetuned, SHARED, of(train), HASHES, config), (frozen, finetuned), strict=True
     ):
         np.testing.assert_allclose(one, expected(net, train), rtol=1e-4, atol=1e-4)
