@@ -22,9 +22,10 @@ from typing import Any
 
 from tests.project import copy_project
 from transferline.artifacts import write_json
+from transferline.tracking import resume
+from transferline.tracking.lineage import STAGES
 
 RESULTS = Path("benchmarks/results/overhead.json")
-STAGES = ("fetch", "prepare", "augment", "tune", "train", "finetune", "evaluate", "export", "register")
 TIMED = {
     "hashing": ("transferline.tracking.checks:input_hashes", "transferline.tracking.checks:output_hashes"),
     "checkpoints": (
@@ -36,7 +37,6 @@ TIMED = {
     "of these, MLflow itself": ("transferline.tracking.calls:send",),
     "syncing to disk": ("os:fsync",),
 }
-TRAINING = ("tune", "train", "finetune")  # alone import torch's part
 
 
 def timed(function: Callable[..., Any], label: str, seconds: dict[str, float]) -> Callable[..., Any]:
@@ -56,7 +56,7 @@ def run_stage(stage: str, report: Path) -> None:
     for label, names in TIMED.items():
         for name in names:
             module, _, path = name.partition(":")
-            if label == "checkpoints" and stage not in TRAINING:
+            if label == "checkpoints" and stage not in resume.STAGES:
                 continue
             *owners, last = path.split(".")
             owner: Any = importlib.import_module(module)

@@ -9,22 +9,22 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Literal
 
-import onnx
 import psutil
 
+from tests.clones import contents
 from tests.project import Project
-from transferline.artifacts import read_json, sha256
+from transferline.artifacts import read_json
 
 Target = Literal["stage", "dvc", "all"]
-COMPARED = (  # byte for byte; of the ONNX file, all but what it says of itself
+COMPARED = (  # byte for byte, ids aside: tune's reports tell of the trials that were killed, others of times
     "data/prepared/manifest.parquet",
     "data/augmented",
     "models/head",
     "models/finetuned",
     "reports/evaluate/metrics.json",
     "reports/evaluate/predictions.parquet",
+    "models/onnx/model.onnx",
 )
-ONNX = "models/onnx/model.onnx"
 
 
 class Repro(threading.Thread):
@@ -90,17 +90,6 @@ def _command(process: psutil.Process) -> list[str]:
         return []
 
 
-def outputs(project: Path) -> dict[str, str]:
-    """A digest of each output that is compared."""
-    found = {path: sha256(project / path) for path in COMPARED}
-    model = onnx.load(project / ONNX)
-    del model.metadata_props[:]
-    scratch = project / ".cache" / "compared.onnx"
-    scratch.parent.mkdir(exist_ok=True)
-    scratch.write_bytes(model.SerializeToString(deterministic=True))
-    return found | {ONNX: sha256(scratch)}
-
-
 def epochs(project: Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
     """(stage, metric) -> (step, value) in the runs that train and finetune have their outputs of, if here."""
     found: dict[tuple[str, str], list[tuple[int, float]]] = {}
@@ -115,8 +104,8 @@ def epochs(project: Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
 
 def differences(project: Path, whole: Path) -> list[str]:
     """What the outputs and the metrics of a line differ in from the undisturbed one."""
-    ours, theirs = outputs(project), outputs(whole)
-    found = [path for path in theirs if ours[path] != theirs[path]]
+    ours, theirs = contents(project), contents(whole)
+    found = [path for path in ours | theirs if path.startswith(COMPARED) and ours.get(path) != theirs.get(path)]
     logged = epochs(whole)
     return found + [
         f"MLflow: {stage} {key}" for (stage, key), rows in epochs(project).items() if rows != logged[stage, key]

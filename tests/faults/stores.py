@@ -135,26 +135,6 @@ def restored_signals() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def tiny_classifier() -> Path:
-    """Two outputs that are the mean of the first channels."""
-    import onnx
-    from onnx import TensorProto, helper
-
-    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", "height", "width", 3])
-    outputs = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in ("probabilities", "logits")
-    ]
-    nodes = [
-        helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["pixels", "axes"], ["logits"], keepdims=0),
-        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
-    ]
-    axes = helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2])
-    graph = helper.make_graph(nodes, "tiny", [images], outputs, [axes])
-    onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)]), "model.onnx")
-    return Path("model.onnx")
-
-
 def killed(work: Callable[[], None]) -> None:
     process = FORK.Process(target=work)
     process.start()

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import shutil
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -113,19 +112,19 @@ def damaged(good: bytes, seed: int) -> Iterator[bytes]:
 
     Half of them in the first 4 KB, where headers are; the first is empty.
     """
-    rng = random.Random(seed)  # noqa: S311
+    rng = np.random.default_rng(seed)
     yield b""
     while True:
         data = bytearray(good)
-        start = rng.randrange(min(len(data), rng.choice((4096, len(data)))))
-        match rng.randrange(4):
+        start = int(rng.integers(min(len(data), rng.choice((4096, len(data))))))
+        match int(rng.integers(4)):
             case 0:
                 del data[start:]
             case 1:
-                data[start] ^= 1 << rng.randrange(8)
+                data[start] ^= 1 << int(rng.integers(8))
             case 2:
-                end = min(len(data), start + rng.randrange(1, 64))
-                data[start:end] = rng.randbytes(end - start)
+                end = min(len(data), start + int(rng.integers(1, 64)))
+                data[start:end] = rng.bytes(end - start)
             case _:
                 end = min(len(data), start + 512)
                 data[start:end] = bytes(end - start)

@@ -20,9 +20,9 @@ from tests.faults.stores import (
     new_run_of,
     params,
     restored_signals,
-    tiny_classifier,
     waiting,
 )
+from tests.unit.tracking.conftest import write_tiny_classifier
 from transferline import errors, tracking
 from transferline.errors import UserError
 from transferline.tracking import spool, store
@@ -268,7 +268,8 @@ def test_a_store_is_the_same_whoever_asks_and_no_password_is_kept(
 def test_registering_needs_the_store_and_leaves_the_alias_where_it_was(
     server: Server, mlflow_client: MlflowClient, name: str
 ) -> None:
-    model = f"{Path.cwd().name}"
+    model, path = Path.cwd().name, Path("model.onnx")
+    write_tiny_classifier(path)
     through = store.connect()
     run = new_run(through)
     opened = tracking.StageRun(run.info.run_id, run.info.run_id, run.info.experiment_id, through)
@@ -278,7 +279,7 @@ def test_registering_needs_the_store_and_leaves_the_alias_where_it_was(
     if name == "register":
         server("readonly")
         with pytest.raises(UserError, match="does not answer"):
-            tracking.register_model(opened, tiny_classifier(), model, {})
+            tracking.register_model(opened, path, model, {})
         server("up")
         assert {version.version for version in through.search_model_versions(f"name = '{model}'")} == {first}
         (logged,) = through.search_logged_models([run.info.experiment_id])

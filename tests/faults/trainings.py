@@ -10,19 +10,18 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
-import timm.optim  # noqa: F401
+import timm.optim  # noqa: F401 - once, before the forks
 import torch
 from pytorch_lightning.callbacks import Callback
 
-import transferline.data.transforms  # noqa: F401
+import transferline.data.transforms  # noqa: F401 - likewise
+from tests.conftest import ListRecorder
 from transferline.artifacts import Arrays, Best, ModelCard
 from transferline.errors import run
 from transferline.fitting import Finetune, Train
@@ -55,12 +54,12 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass
-class FileRecorder:
-    """A run that outlives its process: a line for each call."""
+class FileRecorder(ListRecorder):
+    """A run whose metrics outlive their process: a line for each call."""
 
-    path: Path
-    run_id: str = "run"
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         with self.path.open("a", encoding="utf-8") as stream:
@@ -71,11 +70,6 @@ class FileRecorder:
 
     def steps(self) -> set[int]:
         return {step for step, _ in self.lines()} if self.path.exists() else set()
-
-    def set_tags(self, tags: Mapping[str, str]) -> None: ...
-
-    def child(self, name: str, params: Mapping[str, object]) -> AbstractContextManager["FileRecorder"]:
-        raise NotImplementedError
 
 
 class Strike(Callback):
@@ -142,7 +136,7 @@ def line(strike: list[Any] | None) -> dict[str, Any]:
     given["recorder"] = FileRecorder(Path("train.jsonl"))
     stages.train_head(splits(), model, Train(**options), **given, resume=Path("resume/train"))
     if strike:
-        stages.classifier.save = lambda *_: os.kill(os.getpid(), strike[2][0])  # type: ignore[assignment]
+        stages.classifier.save = lambda *_: os.kill(os.getpid(), strike[2][0])
     given["recorder"] = FileRecorder(Path("metrics.jsonl"))
     stages.finetune(splits(), Finetune(**options), **given, resume=Path("resume/finetune"))
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in Path("models").rglob("*.*")}
@@ -162,7 +156,7 @@ def in_the_middle_of_a_save(number: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
         return writing(self, data)
 
-    checkpoints._Hashing.write = half  # type: ignore[method-assign]
+    checkpoints._Hashing.write = half
 
 
 def after_a_save(number: int) -> None:
@@ -174,7 +168,7 @@ def after_a_save(number: int) -> None:
         if next(count) == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    resume.Resume._save = save  # type: ignore[method-assign]
+    resume.Resume._save = save
 
 
 def do(job: dict[str, Any]) -> None:
@@ -186,7 +180,7 @@ def do(job: dict[str, Any]) -> None:
     random.seed(job["noise"])
     np.random.seed(job["noise"])
     torch.manual_seed(job["noise"])
-    resume.Budget.due = lambda _: job["due"]  # type: ignore[method-assign]
+    resume.Budget.due = lambda _: job["due"]
     if job.get("save"):
         {"middle": in_the_middle_of_a_save, "after": after_a_save}[job["save"][0]](job["save"][1])
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import onnx
 import pytest
 
+from tests.clones import contents
 from tests.contract.test_dvc import ORDER
-from tests.line.clones import contents
 from tests.line.conftest import CLASSES, SMALL, make_images
 from tests.project import Project, begin, ran, set_params
 from transferline.artifacts import read_manifest, read_predictions
