@@ -172,17 +172,9 @@ def verdicts(
     for name, transform, score in zip(_names(policy), policy, transformed, strict=True):
         drop = clean - score
         bounds = _interval(drop, rows)
-        findings.append(
-            Finding(
-                name=name,
-                settings=transform.model_dump(mode="json"),
-                accuracy=_rounded(score.mean()),
-                drop=_rounded(drop.mean()),
-                interval=bounds,
-                flagged=doubt is None and bounds[0] > threshold,
-                remedy=_remedy(transform),
-            )
-        )
+        flagged = doubt is None and bounds[0] > threshold
+        figures = transform.model_dump(mode="json"), _rounded(score.mean()), _rounded(drop.mean()), bounds
+        findings.append(Finding(name, *figures, flagged=flagged, remedy=_remedy(transform)))
     return Audit(
         backbone=backbone,
         train_images=train_images,

@@ -43,8 +43,7 @@ def write(
         scores: as metrics.evaluate gives them.
         doubts: suspected label errors of all splits; None where they were not looked for.
     """
-    _write_pictures(folder, outcome, splits["test"], options)
-    pictures.save(gallery.draw_label_errors(doubts, splits, options.label_errors), folder / "label_errors.png")
+    _write_pictures(folder, outcome, splits, options, doubts)
     (doubts or LabelErrors([])).write(folder / LABEL_ERRORS)
     text = (
         _environment()
@@ -64,7 +63,13 @@ def write(
     write_text(folder / "report.html", text)
 
 
-def _write_pictures(folder: Path, outcome: Outcome, test: Arrays, options: Evaluate) -> None:
+def _write_pictures(
+    folder: Path,
+    outcome: Outcome,
+    splits: Mapping[SplitName, Arrays],
+    options: Evaluate,
+    doubts: LabelErrors | None,
+) -> None:
     before, after = (
         reliability(*outcome.decisions(stated), options.calibration_bins)
         for stated in (outcome.uncalibrated, outcome.probabilities)
@@ -74,9 +79,10 @@ def _write_pictures(folder: Path, outcome: Outcome, test: Arrays, options: Evalu
         _draw_confusion(outcome),
         pictures.draw_reliability(before, after, outcome.temperature, words),
         pictures.draw_pr_curves(metrics.precision_recall_curves(outcome)),
-        gallery.draw_mistakes(outcome, test.images[:, 0], options.gallery),
+        gallery.draw_mistakes(outcome, splits["test"].images[:, 0], options.gallery),
+        gallery.draw_label_errors(doubts, splits, options.label_errors),
     )
-    for name, figure in zip(PICTURES, figures, strict=False):
+    for name, figure in zip(PICTURES, figures, strict=True):
         pictures.save(figure, folder / name)
     pictures.write_confusion_csv(outcome, folder / "confusion.csv")
 
