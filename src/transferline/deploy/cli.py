@@ -3,16 +3,12 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from transferline.errors import UserError, as_user_error
-
-if TYPE_CHECKING:
-    from transferline.deploy.inputs import Input
-    from transferline.deploy.predictor import Predictor
 
 
 class _Group(TyperGroup):
@@ -50,7 +46,7 @@ def predict(
     from rich.progress import track
 
     from transferline.data.images import ImageError
-    from transferline.deploy import inputs
+    from transferline.deploy import answers, inputs
     from transferline.deploy.predictor import Predictor
 
     predictor = Predictor(model)
@@ -59,7 +55,7 @@ def predict(
     quiet = as_json or not console.is_terminal
     for given in track(inputs.expand(image), "predicting", console=console, transient=True, disable=quiet):
         try:
-            answer = _answer(predictor, given)
+            answer = answers.answer(predictor, predictor.predict_file(given.source))
         except ImageError as error:
             console.print(f"error: {given.name}: {error}")
             failed = True
@@ -73,31 +69,6 @@ def predict(
         display.print_table(("image", "class" if predictor.thresholds is None else "label", ">probability"), rows)
     if failed:
         raise typer.Exit(1)
-
-
-class _Answer(NamedTuple):
-    """What the model says of an image."""
-
-    labels: list[str] | None  # those it is given, in the order of the classes; None where it is in exactly one class
-    ranked: list[tuple[str, float]]  # every class with its probability, the likeliest first
-
-    def shown(self, top: int | None) -> list[tuple[str, str]]:
-        """What the table has of it: the `top` likeliest; without, the class or the labels given."""
-        if top is None and self.labels is not None:
-            found = [(name, f"{value:.4f}") for name, value in self.ranked if name in self.labels]
-            return found or [("(no label)", "")]
-        return [(name, f"{value:.4f}") for name, value in self.ranked[: top or 1]]
-
-    def as_json(self, top: int | None) -> dict[str, Any]:
-        likeliest, probability = self.ranked[0]
-        said = {"class": likeliest, "probability": probability} if self.labels is None else {"labels": self.labels}
-        return {**said, "probabilities": dict(self.ranked[:top])}
-
-
-def _answer(predictor: "Predictor", given: "Input") -> _Answer:
-    probabilities = predictor.predict_file(given.source)
-    ranked = sorted(zip(predictor.classes, probabilities.tolist(), strict=True), key=lambda pair: -pair[1])
-    return _Answer(None if predictor.thresholds is None else predictor.labels(probabilities), ranked)
 
 
 @app.command()
