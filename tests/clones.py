@@ -11,7 +11,7 @@ import onnx
 from transferline import seal
 
 MADE = ("data/prepared", "data/augmented", "models", "reports")
-TIMED = {"reports/export/latency.json"}  # is nothing but times
+TIMED = {"reports/export/latency.json", "reports/export/variants.png"}  # are nothing but times, or show them
 
 
 def onnx_without_ids(path: Path) -> bytes:
@@ -33,11 +33,24 @@ def json_without(*names: str) -> Callable[[Path], bytes]:
     return read
 
 
+def variants_without_times(path: Path) -> bytes:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for variant in content["variants"]:
+        variant.pop("timings", None)
+    return json.dumps(content).encode()
+
+
 # How a file is read that holds an id or a time beside what must be the same.
 WITHOUT: Mapping[str, Callable[[Path], bytes]] = {
-    "models/onnx/model.onnx": onnx_without_ids,
     "models/tune/best.json": json_without("run_id"),
+    "reports/export/variants.json": variants_without_times,
 }
+
+
+def reader(name: str) -> Callable[[Path], bytes]:
+    if name.startswith("models/onnx/"):
+        return onnx_without_ids
+    return WITHOUT.get(name, Path.read_bytes)
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -47,6 +60,5 @@ def contents(root: Path) -> dict[str, str]:
     found = {}
     for file in files:
         name = file.relative_to(root).as_posix()
-        data = WITHOUT[name](file) if name in WITHOUT else file.read_bytes()
-        found[name] = "" if name in TIMED else hashlib.sha256(data).hexdigest()
+        found[name] = "" if name in TIMED else hashlib.sha256(reader(name)(file)).hexdigest()
     return found

@@ -1,9 +1,11 @@
 """What many tests need: small separable arrays and a recorder that keeps what it is told."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: workers share two cores, and the sums stay the same
 
@@ -15,6 +17,34 @@ from transferline.artifacts import Arrays
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rewrite-golden", action="store_true", help="keep the numbers seen as tests/golden's own")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
+    """Say which tests `pytest` alone has left out, where it ran to its end and nothing else chose the tests."""
+    if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and selects_by_default(config):
+        terminalreporter.write_line(f"left to .ci/run: {', '.join(left_out(config))}")
+
+
+def selects_by_default(config: pytest.Config) -> bool:
+    others = ("keyword", "deselect", "ignore", "ignore_glob", "lf", "stepwise", "collectonly")
+    in_testpaths = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    as_set = config.option.markexpr == default_markers(config)
+    return in_testpaths and as_set and not any(config.getoption(name, None) for name in others)
+
+
+def default_markers(config: pytest.Config) -> str:
+    """The expression after -m in the settings' addopts."""
+    options = config.getini("addopts")
+    return options[options.index("-m") + 1]
+
+
+def left_out(config: pytest.Config) -> list[str]:
+    """The markers that the settings leave out, and the folders of tests that no path of `testpaths` is in."""
+    markers = re.findall(r"not (\w+)", default_markers(config))
+    run = {Path(path) for path in config.getini("testpaths")}
+    files = (path.relative_to(config.rootpath) for path in (config.rootpath / "tests").rglob("test_*.py"))
+    folders = {file.parent.as_posix() for file in files if not run & {file, *file.parents}}
+    return [f"tests marked {name}" for name in markers] + sorted(folders)
 
 
 @dataclass

@@ -23,7 +23,7 @@ COMPARED = (  # byte for byte, ids aside: tune's reports tell of the trials that
     "models/finetuned",
     "reports/evaluate/metrics.json",
     "reports/evaluate/predictions.parquet",
-    "models/onnx/model.onnx",
+    "models/onnx",
 )
 
 

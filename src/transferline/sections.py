@@ -12,6 +12,8 @@ from transferline.policy import Probability, RandAugment, Section, Transform, Tr
 
 DEFAULT_SEED = 42
 Seed = Annotated[int, Strict(), Field(ge=0, le=2**32 - 1)]
+Precision = Literal["fp32", "fp16", "int8"]
+REFERENCE: Precision = "fp32"  # what the other variants of an exported model are held against
 Width = Annotated[int, Field(ge=1)]
 
 
@@ -171,11 +173,43 @@ class Evaluate(Section):
 
 
 class Export(Section):
+    variants: Annotated[tuple[Precision, ...], Strict(False)] = Field(
+        ("fp32", "fp16", "int8"),
+        description="forms that the model is made in; fp32 is what the others are judged by",
+    )
+    prefer: Literal["accurate", "balanced", "fast", "small"] = Field(
+        "accurate",
+        description="which of the variants kept is model.onnx: least loss (fp32); best throughput of those not worse "
+        "beyond chance; lowest latency; smallest file",
+    )
+    max_loss: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="refuse a variant whose accuracy or macro-F1 is lower than fp32's by more than this",
+    )
+    calibration_images: int = Field(200, ge=1, le=100_000, description="training images that int8 is calibrated on")
+    int8_trials: int = Field(
+        8, ge=1, le=1000, description="candidates measured in the search for the layers that int8 leaves in float"
+    )
     opset: int = Field(20, ge=18, le=23, description="ONNX operator set")
     batch_size: int = Field(32, ge=2, description="the N at which the test split is replayed, beside 1")
     tolerance: float = Field(1e-3, gt=0, le=0.1, description="largest difference of a probability from evaluate's")
     tie: float = Field(1e-4, ge=0, le=0.1, description="top-1 may differ where two probabilities are this close")
     latency_repeats: int = Field(5, ge=3, le=10_000, description="timed runs behind each median")
+
+    @field_validator("variants")
+    @classmethod
+    def _held_against_fp32(cls, variants: tuple[Precision, ...]) -> tuple[Precision, ...]:
+        if REFERENCE not in variants:
+            names = ", ".join((REFERENCE, *variants))
+            raise ValueError(
+                f"{', '.join(variants) or '[]'} lacks fp32, which the others are judged by; [{names}] would do"
+            )
+        if len(set(variants)) != len(variants):
+            names = ", ".join(dict.fromkeys(variants))
+            raise ValueError(f"a variant is named twice; [{names}] would do")
+        return variants
 
 
 class Register(Section):

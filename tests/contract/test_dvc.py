@@ -19,7 +19,7 @@ ASIDE: dict[str, Any] = YAML(typ="safe").load((ROOT / "compare" / "dvc.yaml").re
 EVERY: dict[str, Any] = STAGES | ASIDE["stages"]
 ORDER = ["fetch", "prepare", "augment", "tune", "train", "finetune", "evaluate", "export", "register"]
 ON_DEMAND = ["compare", "lr_find"]  # scripts of the command line; the first is a stage, too
-BESIDE = ["sync"]  # scripts of the command line that open no run
+BESIDE = ["sync", "model"]  # scripts of the command line that open no run
 BEST = "models/tune/best.json"
 
 

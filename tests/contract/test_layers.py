@@ -10,7 +10,7 @@ import pytest
 from tests.contract.closure import ROOT, closure, foreign, imported, module_file
 
 SOURCE = ROOT / "src" / "transferline"
-LAYERS = ["foundation", "data", "model", "training", "evaluation", "deploy", "tracking", "pipeline"]
+LAYERS = ["foundation", "data", "model", "training", "evaluation", "deploy", "tracking", "pyfunc", "pipeline"]
 ALLOWED = {
     "foundation": {"foundation"},
     "data": {"foundation", "data"},
@@ -19,6 +19,7 @@ ALLOWED = {
     "evaluation": {"foundation", "data", "evaluation"},
     "deploy": {"foundation", "data", "model", "evaluation", "deploy"},
     "tracking": {"foundation", "tracking"},
+    "pyfunc": {"foundation", "data", "deploy", "pyfunc"},
     "pipeline": set(LAYERS),
 }
 FILES = sorted([*SOURCE.rglob("*.py"), *(ROOT / "pipeline").glob("*.py")])
@@ -57,12 +58,14 @@ def test_imports_run_one_way(file: Path) -> None:
 @pytest.mark.parametrize(
     ("package", "rooms"),
     [
-        ("mlflow", {"tracking"}),
+        ("mlflow", {"tracking", "pyfunc"}),
         ("optuna", {"training"}),
         ("pytorch_lightning", {"training"}),
         ("sklearn", {"evaluation"}),
         ("cleanlab", {"evaluation"}),
         ("onnxruntime", {"deploy", "model"}),
+        ("uvicorn", {"deploy"}),
+        ("prometheus_client", {"deploy"}),
     ],
 )
 def test_each_library_has_its_room(package: str, rooms: set[str]) -> None:
@@ -98,6 +101,26 @@ def test_the_predictor_runs_without_torch_or_mlflow(tmp_path: Path) -> None:
         "import sys, transferline.deploy.predictor, transferline.deploy.cli;"
         "heavy = {'torch', 'mlflow', 'pytorch_lightning', 'sklearn', 'pandas', 'pyarrow'} & set(sys.modules);"
         "assert not heavy, heavy"
+    )
+    done = python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_service_runs_without_what_trained_its_model(tmp_path: Path) -> None:
+    code = (
+        "import sys, transferline.deploy.serve.app, transferline.deploy.serve.command\n"
+        "import transferline.deploy.serve.server\n"
+        "heavy = {'torch', 'mlflow', 'pytorch_lightning', 'sklearn', 'scipy', 'pandas', 'pyarrow', 'matplotlib'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_line_pays_for_no_service(tmp_path: Path) -> None:
+    code = (
+        "import sys, transferline.deploy.cli;"
+        "assert not {'fastapi', 'uvicorn', 'prometheus_client', 'onnxruntime', 'pydantic'} & set(sys.modules)"
     )
     done = python(code, tmp_path)
     assert done.returncode == 0, done.stderr

@@ -20,7 +20,7 @@ from transferline.errors import UserError
 from transferline.model import classifier, stored
 from transferline.model.stored import Entry, Writer, open_entry
 from transferline.policy import Blur
-from transferline.tracking import registry
+from transferline.tracking import flavours
 
 ROUNDS = 60
 CLASSES = ["blau", "grün", "rot"]
@@ -75,7 +75,7 @@ CASES = [
     Case("head/model.json", lambda root: artifacts.read_card(root / "head")),
     Case("head/model.safetensors", _weights, rounds=20),
     Case("model.onnx", _predicted, checked=True),
-    Case("model.onnx", lambda root: registry._loaded(root / "model.onnx").SerializeToString(), checked=True),
+    Case("model.onnx", lambda root: flavours.load(root / "model.onnx").SerializeToString(), checked=True),
 ]
 
 
@@ -97,7 +97,19 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     artifacts.write_best(Best(1e-3, 32, 3, 0.9, "study", "run", {"ema": 0.99}), root / "best.json")
     figures = {"macro_f1": 0.9, "ece_calibrated": 0.1, "temperature": 1.5, "thresholds": {"blau": 0.5}}
     artifacts.write_json(root / "metrics.json", figures)
-    verdict = {"passed": True, "images": 6, "max_difference": 1e-6, "mismatches": [{"path": "0.png"}]}
+    verdict = {
+        "passed": True,
+        "images": 6,
+        "max_difference": 1e-6,
+        "mismatches": [{"path": "0.png"}],
+        "variant": "fp32",
+        "agreeing": 6,
+        "accuracy": 0.9,
+        "macro_f1": 0.9,
+        "evaluate_accuracy": 0.9,
+        "evaluate_macro_f1": 0.9,
+        "max_loss": 0.01,
+    }
     artifacts.write_json(root / "parity.json", verdict)
     artifacts.write_run(RunRecord("tune", "run", "parent", {"a": "0" * 64}), root)
     card = ModelCard("mobilenet_v3_small", CLASSES, 32, "squash", [0.5] * 3, [0.5] * 3, 0.1)

@@ -22,10 +22,10 @@ from tests.faults.stores import (
     restored_signals,
     waiting,
 )
-from tests.unit.tracking.conftest import write_tiny_classifier
-from transferline import errors, tracking
+from tests.unit import tiny
+from transferline import artifacts, errors, tracking
 from transferline.errors import UserError
-from transferline.tracking import spool, store
+from transferline.tracking import fetching, spool, store
 
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
@@ -269,7 +269,7 @@ def test_registering_needs_the_store_and_leaves_the_alias_where_it_was(
     server: Server, mlflow_client: MlflowClient, name: str
 ) -> None:
     model, path = Path.cwd().name, Path("model.onnx")
-    write_tiny_classifier(path)
+    tiny.write(path)
     through = store.connect()
     run = new_run(through)
     opened = tracking.StageRun(run.info.run_id, run.info.run_id, run.info.experiment_id, through)
@@ -279,7 +279,7 @@ def test_registering_needs_the_store_and_leaves_the_alias_where_it_was(
     if name == "register":
         server("readonly")
         with pytest.raises(UserError, match="does not answer"):
-            tracking.register_model(opened, path, model, {})
+            tracking.register_model(opened, path, model, {}, "transferline.pyfunc.loader")
         server("up")
         assert {version.version for version in through.search_model_versions(f"name = '{model}'")} == {first}
         (logged,) = through.search_logged_models([run.info.experiment_id])
@@ -294,3 +294,21 @@ def test_registering_needs_the_store_and_leaves_the_alias_where_it_was(
     champion = tracking.champion(opened, model, "champion")
     assert champion is not None
     assert champion.version == first
+
+
+def test_a_registered_model_is_fetched_from_its_server_and_told_where_that_is_away(
+    server: Server, mlflow_client: MlflowClient
+) -> None:
+    model, path = Path.cwd().name, Path("model.onnx")
+    tiny.write(path)
+    with tracking.stage("register", params(), inputs=[]) as run:
+        hashed = {"onnx_sha256": artifacts.sha256(path)}
+        version = tracking.register_model(run, path, model, hashed, "transferline.pyfunc.loader")
+        tracking.set_alias(run, model, "champion", version)
+    for downloaded in (1, 0):
+        lines: list[str] = []
+        assert fetching.fetch(model, "@champion", lines.append).path.read_bytes() == path.read_bytes()
+        assert len(lines) == downloaded
+    server("down")
+    with pytest.raises(UserError, match=r"MLflow cannot open http://.* connection refused"):
+        fetching.fetch(model, "@champion", print)

@@ -16,7 +16,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "tune": {"trials": 2, "epochs": 1, "search": {"batch_size": [16, 32], "lr": {"low": 1e-3, "high": 5e-3}}},
     "finetune": {"epochs": 2},
     "evaluate": {"bootstrap": 100},
-    "export": {"batch_size": 4, "latency_repeats": 3},
+    "export": {"batch_size": 4, "latency_repeats": 3, "prefer": "accurate", "max_loss": 0.01, "int8_trials": 2},
     "register": {"min_macro_f1": 0.0, "max_ece": 1.0},
 }
 

@@ -4,6 +4,7 @@ import json
 import sqlite3
 import sys
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -20,9 +21,9 @@ def report(project: Project, path: str) -> dict[str, object]:
     return content
 
 
-def query(project: Project, sql: str) -> list[tuple[str, ...]]:
+def query(project: Project, sql: str, *values: object) -> list[tuple[str, ...]]:
     with sqlite3.connect(project.root / "mlruns" / "mlflow.db") as database:
-        return database.execute(sql).fetchall()
+        return database.execute(sql, values).fetchall()
 
 
 RUNS = """
@@ -40,6 +41,7 @@ def test_every_stage_leaves_its_outputs(line: Project) -> None:
         "reports/tune/trials.csv",
         "reports/evaluate/report.html",
         "reports/export/latency.json",
+        "reports/export/variants.png",
         "models/onnx/model.onnx",
     ):
         assert (line.root / path).stat().st_size > 0, path
@@ -69,6 +71,38 @@ def test_the_exported_model_does_what_evaluate_reported(line: Project) -> None:
     properties = {entry.key: entry.value for entry in onnx.load(line.root / "models/onnx/model.onnx").metadata_props}
     assert json.loads(properties["classes"]) == predictions.classes == list(CLASSES)
     assert properties["mlflow_run_id"] == report(line, "runs/export.json")["run_id"]
+
+
+def variant_of(path: Path) -> str:
+    return next(entry.value for entry in onnx.load(path).metadata_props if entry.key == "variant")
+
+
+def judged(project: Project) -> dict[str, dict[str, Any]]:
+    """The verdict on each variant, by its name; the files are those of the ones that were kept."""
+    written = json.loads((project.root / "reports/export/variants.json").read_text(encoding="utf-8"))
+    verdicts = {row["name"]: row for row in written["variants"]}
+    kept = {name for name, row in verdicts.items() if row["refused"] is None}
+    names = {written["preferred"]: "model.onnx"}
+    files = {name: project.root / "models/onnx" / names.get(name, f"model.{name}.onnx") for name in kept}
+    assert {path.name for path in (project.root / "models/onnx").iterdir()} == {path.name for path in files.values()}
+    for name, file in files.items():
+        assert variant_of(file) == name
+        assert verdicts[name]["bytes"] == file.stat().st_size
+    return verdicts
+
+
+def test_variants_are_made_and_judged_on_validation(line: Project) -> None:
+    validation = [row for row in read_manifest(line.root / "data/prepared/manifest.parquet") if row.split == "val"]
+    verdicts = judged(line)
+    assert list(verdicts) == ["fp32", "fp16", "int8"]
+    for verdict in verdicts.values():
+        assert "could not be made" not in (verdict["refused"] or "")
+        assert verdict["images"] == len(validation)
+        assert {(row["provider"], row["batch_size"]) for row in verdict["timings"]} >= {("cpu", n) for n in (1, 8, 32)}
+    assert verdicts["fp16"]["bytes"] < 0.6 * verdicts["fp32"]["bytes"]
+    run = report(line, "runs/export.json")["run_id"]
+    logged = dict(query(line, "select key, value from metrics where key like '%_kept' and run_uuid = ?", run))
+    assert logged == {f"{name}_kept": float(verdict["refused"] is None) for name, verdict in verdicts.items()}
 
 
 def test_the_gate_gave_its_verdict(line: Project) -> None:
@@ -118,6 +152,21 @@ def test_an_experiment_on_export_reruns_export_and_register_alone(line: Project)
     stages = {row[0]: row[1] for row in query(line, RUNS) if row[3] == newest}
     assert set(stages) == set(ORDER)
     assert [stage for stage in ORDER if "cached" not in stages[stage]] == ["export", "register"]
+    line.git("checkout", "--", ".")
+
+
+def test_the_smallest_variant_can_be_the_model(line: Project) -> None:
+    changes = ("--set-param", "export.prefer=small", "--set-param", "export.max_loss=1.0")
+    assert ran(line.dvc("exp", "run", *changes)) == ["export", "register"]
+    verdicts, parity = judged(line), report(line, "reports/export/parity.json")
+    smallest = min(verdicts, key=lambda name: verdicts[name]["bytes"])
+    assert variant_of(line.root / "models/onnx/model.onnx") == parity["variant"] == smallest != "fp32"
+    assert parity["reference_difference"] < 1e-3
+    verdict = report(line, "reports/register/verdict.json")
+    assert (verdict["passed"], verdict["variant"]) == (True, smallest)
+    assert f"{parity['agreeing']} of {parity['images']} test images" in " ".join(map(str, verdict["reasons"]))
+    tags = query(line, "select key, value from model_version_tags where version = ?", verdict["version"])
+    assert ("variant", smallest) in tags
     line.git("checkout", "--", ".")
 
 

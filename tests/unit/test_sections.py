@@ -61,3 +61,11 @@ def test_the_audit_is_switched_off_by_the_word_and_by_what_yaml_makes_of_it() ->
     assert sections.Augment.model_validate({"audit": "off"}).audit == "off"
     assert sections.Augment.model_validate({"audit": False}).audit == "off"
     assert "'warn', 'refuse' or 'off'" in _refusal(sections.Augment, audit=True)
+
+
+def test_variants_are_held_against_fp32_and_are_each_made_once() -> None:
+    assert sections.Export(variants=["int8", "fp32"]).variants == ("int8", "fp32")
+    for given in ([], ["int8"]):
+        told = "; [fp32, int8] would do" if given else "; [fp32] would do"
+        assert told in _refusal(sections.Export, variants=given)
+    assert "named twice; [fp32, fp16] would do" in _refusal(sections.Export, variants=["fp32", "fp16", "fp32"])

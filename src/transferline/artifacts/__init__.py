@@ -5,6 +5,7 @@ from transferline.artifacts.disk import distrust
 from transferline.artifacts.files import (
     again,
     atomic,
+    csv_line,
     read_json,
     read_table,
     readable,
@@ -51,6 +52,7 @@ from transferline.artifacts.records import (
     write_run,
 )
 from transferline.artifacts.tables import (
+    PROBABILITY,
     Arrays,
     ManifestRow,
     Predictions,
@@ -76,6 +78,7 @@ __all__ = [
     "ONNX",
     "PARITY",
     "PREDICTIONS",
+    "PROBABILITY",
     "PRODUCED",
     "QUARANTINE",
     "REPORTS",
@@ -93,6 +96,7 @@ __all__ = [
     "SplitName",
     "again",
     "atomic",
+    "csv_line",
     "distrust",
     "file_hashes",
     "folded",

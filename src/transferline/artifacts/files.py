@@ -95,10 +95,11 @@ def write_text(path: Path, text: str) -> None:
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Lines end in a line feed; a field that holds one, or a carriage return, is quoted."""
-    write_text(path, "".join(_csv_line(row) for row in [header, *rows]))
+    write_text(path, "".join(csv_line(row) for row in [header, *rows]))
 
 
-def _csv_line(row: Sequence[object]) -> str:
+def csv_line(row: Sequence[object]) -> str:
+    """One row of a CSV file, with its line feed; None is an empty field."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerow(row)  # which quotes what holds a character of its terminator
     return text.getvalue().removesuffix("\r\n") + "\n"

@@ -154,7 +154,7 @@ class Predictions:
     classes: list[str]
 
 
-_COLUMN = "p:"  # before a class name, so that a class called 'path' does no harm
+PROBABILITY = "p:"  # before a class name, so that a class called 'path' does no harm
 
 
 def write_predictions(predictions: Predictions, path: Path = PREDICTIONS) -> None:
@@ -164,13 +164,13 @@ def write_predictions(predictions: Predictions, path: Path = PREDICTIONS) -> Non
         "predicted": predictions.predicted,
     }
     for index, name in enumerate(predictions.classes):
-        columns[_COLUMN + name] = predictions.probabilities[:, index]
+        columns[PROBABILITY + name] = predictions.probabilities[:, index]
     write_table(path, columns)
 
 
 def read_predictions(path: Path = PREDICTIONS) -> Predictions:
     """Raises UserError where the file is missing or broken."""
     columns = read_table(path, ["path", "label", "predicted"])
-    classes = [name.removeprefix(_COLUMN) for name in columns if name.startswith(_COLUMN)]
-    probabilities = np.array([columns[_COLUMN + name] for name in classes], dtype=np.float32).T
+    classes = [name.removeprefix(PROBABILITY) for name in columns if name.startswith(PROBABILITY)]
+    probabilities = np.array([columns[PROBABILITY + name] for name in classes], dtype=np.float32).T
     return Predictions(columns["path"], columns["label"], columns["predicted"], probabilities, classes)

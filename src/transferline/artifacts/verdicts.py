@@ -28,6 +28,13 @@ class _Parity(_Known):
     images: int = 0
     max_difference: float = 0.0
     mismatches: list[dict[str, Any]] = []
+    variant: str = ""
+    agreeing: int = 0
+    accuracy: float = 0.0
+    macro_f1: float = 0.0
+    evaluate_accuracy: float = 0.0
+    evaluate_macro_f1: float = 0.0
+    max_loss: float = 0.0
 
 
 def read_metrics(*needed: str, path: Path = METRICS) -> dict[str, Any]:

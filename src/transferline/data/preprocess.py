@@ -8,7 +8,7 @@ from torch.nn import functional
 
 Fit = Literal["squash", "crop", "pad"]
 PAD_VALUE = 128  # mid-grey
-_BAND = 32  # output lines that are made at once: bounds the memory of a large image
+_BAND = 16  # output lines that are made at once: bounds the memory of a large image
 
 
 class Resize(nn.Module):
@@ -32,7 +32,7 @@ class Resize(nn.Module):
         self.size, self.fit = size, fit
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 [B, H, W, 3] -> float32 [B, 3, size, size] of whole numbers in 0..255."""
+        """uint8 [B, H, W, 3], or those as floats -> float32 [B, 3, size, size] of whole numbers in 0..255."""
         height, width = images.shape[1], images.shape[2]
         if self.fit == "crop":
             side = torch.sym_min(height, width)
@@ -45,18 +45,25 @@ class Resize(nn.Module):
             top, left = (side - height) // 2, (side - width) // 2
             margins = (0, 0, left, side - width - left, top, side - height - top)
             images = functional.pad(images, margins, value=PAD_VALUE)
-        return _interpolated(images.permute(0, 3, 1, 2), self.size).round().clamp(0, 255).float()
+        return _interpolated(images, self.size).round().float().clamp(0, 255).permute(0, 2, 3, 1)
 
 
-def _interpolated(pixels: Tensor, size: int) -> Tensor:
-    """uint8 [B, 3, H, W] -> float64 [B, 3, size, size], not rounded."""
-    height, width = (_bands(length, size, pixels.device) for length in pixels.shape[2:])
-    rows = torch.cat(
-        [weights @ pixels.index_select(2, seen).double() for seen, weights in zip(*height, strict=True)], 2
-    )
-    sums = torch.cat([rows.index_select(3, seen) @ weights.T for seen, weights in zip(*width, strict=True)], 3)
-    of_rows, of_columns = (weights.sum(2).flatten() for _, weights in (height, width))
-    return (sums / (of_rows[:, None] * of_columns))[:, :, :size, :size]
+def _interpolated(images: Tensor, size: int) -> Tensor:
+    """[B, H, W, 3] -> float64 [B, columns, 3, rows], both of `size`, not rounded."""
+    rows, of_rows = _sums(images.flatten(2), size)
+    columns, of_columns = _sums(rows.transpose(1, 2).reshape(images.shape[0], images.shape[2], 3 * size), size)
+    return columns.reshape(-1, size, 3, size) / (of_columns[:, None] * of_rows)[:, None]
+
+
+def _sums(lines: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """[B, L, N] as `size` weighted sums of the L lines, and the sums of their weights.
+
+    Returns:
+        float64 [B, size, N] and [size], of whole numbers.
+    """
+    seen, weights = _bands(lines.shape[1], size, lines.device)
+    sums = [weights[band] @ lines.index_select(1, seen[band]).double() for band in range(len(seen))]
+    return torch.cat(sums, 1)[:, :size], weights.sum(2).flatten()[:size]
 
 
 def _bands(length: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -70,9 +77,11 @@ def _bands(length: int, size: int, device: torch.device) -> tuple[Tensor, Tensor
     """
     reach = cast("int", 2 * torch.sym_max(length, size))
     outputs = torch.arange(-(-size // _BAND) * _BAND, device=device).view(-1, _BAND)
-    first = ((2 * outputs[:, :1] + 1) * length - reach) // (2 * size)
+    edges = (2 * outputs[:, :1] + 1) * length - reach
+    # what // and clamp do: of whole numbers, TensorRT takes neither what the exporter makes of them
+    first = ((edges - edges % (2 * size)).double() / (2 * size)).round().long()
     seen = first + torch.arange(((_BAND - 1) * length + reach) // size + 2, device=device)
     distances = ((2 * outputs + 1) * length)[:, :, None] - ((2 * seen + 1) * size)[:, None]
     inside = (seen >= 0) & (seen < length)
-    weights = (reach - distances.abs()).clamp(min=0) * inside[:, None]
-    return seen.clamp(0, length - 1), weights.double()
+    weights = ((reach - distances.abs()) * inside[:, None]).double().clamp(min=0)
+    return seen * inside, weights

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from transferline.errors import UserError, as_user_error
+from transferline.errors import as_user_error
 
 
 class _Group(TyperGroup):
@@ -33,42 +33,80 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+_MODEL = "An ONNX file that the export stage wrote, or a registered one: models:/NAME@ALIAS, models:/NAME/VERSION."
+
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="An ONNX file that the export stage wrote.")],
+    model: Annotated[str, typer.Argument(help=_MODEL)],
     image: Annotated[list[str], typer.Argument(help="Image files, folders, or - for an image on standard input.")],
+    *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
-    top: Annotated[int | None, typer.Option(min=1, help="Show the K likeliest classes of each image.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Print the K likeliest classes of each image.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write all answers to a .csv, .jsonl or .parquet file.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images of one size classified at once. [default: 1 on a CPU, else 32]")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads that decode and classify. [default: one a core]")
+    ] = None,
+    providers: Annotated[
+        str | None, typer.Option(help="Of onnxruntime: cpu, cuda, tensorrt, or several as cuda,cpu.")
+    ] = None,
 ) -> None:
     """Classify images. One that cannot be read is named on stderr, and the exit code is then 1."""
-    from rich.console import Console
-    from rich.progress import track
+    from transferline.deploy import prediction
 
-    from transferline.data.images import ImageError
-    from transferline.deploy import answers, inputs
-    from transferline.deploy.predictor import Predictor
-
-    predictor = Predictor(model)
-    rows, failed = [], False
-    console = Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)
-    quiet = as_json or not console.is_terminal
-    for given in track(inputs.expand(image), "predicting", console=console, transient=True, disable=quiet):
-        try:
-            answer = answers.answer(predictor, predictor.predict_file(given.source))
-        except ImageError as error:
-            console.print(f"error: {given.name}: {error}")
-            failed = True
-            continue
-        if as_json:
-            print(json.dumps({"image": given.name, **answer.as_json(top)}), flush=True)
-        rows += [(given.name, name, probability) for name, probability in answer.shown(top)]
-    if rows and not as_json:
-        from transferline.deploy import display
-
-        display.print_table(("image", "class" if predictor.thresholds is None else "label", ">probability"), rows)
-    if failed:
+    names = None if providers is None else [name.strip() for name in providers.split(",")]
+    options = prediction.Options(batch_size, threads, names, top, as_json, output)
+    if not prediction.run(model, image, options):
         raise typer.Exit(1)
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(help=_MODEL)],
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the model. [default: one a core]")] = None,
+    providers: Annotated[
+        str | None, typer.Option(help="Of onnxruntime: cpu, cuda, tensorrt, or several as cuda,cpu.")
+    ] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(min=1, help="Images of a batch. [default: 32 on a GPU, 1 on a CPU]")
+    ] = None,
+    runs: Annotated[
+        int | None, typer.Option(min=1, help="Batches at once. [default: one on a GPU, as many as cores on a CPU]")
+    ] = None,
+    max_wait_ms: Annotated[
+        float | None, typer.Option(min=0, help="Longest wait of an image for others of its batch. [default: 5]")
+    ] = None,
+    queue: Annotated[
+        int | None, typer.Option(min=1, help="Images taken at once; more are answered 503. [default: 256]")
+    ] = None,
+    max_bytes: Annotated[int | None, typer.Option(min=1, help="Of a request. [default: 20000000]")] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="Of an image. [default: 50000000]")] = None,
+    max_images: Annotated[int | None, typer.Option(min=1, help="Of a request. [default: 32]")] = None,
+    decoders: Annotated[int | None, typer.Option(min=1, help="Threads that decode. [default: 2]")] = None,
+    timeout_s: Annotated[float | None, typer.Option(min=0.1, help="Longest wait for an answer. [default: 30]")] = None,
+) -> None:
+    """Serve a model over HTTP: POST images to /predict, or open the page in a browser."""
+    from transferline.deploy.serve import command
+
+    limits = {"max_batch": max_batch, "runs": runs, "max_wait_ms": max_wait_ms, "queue": queue}
+    limits |= {"max_bytes": max_bytes, "max_pixels": max_pixels, "max_images": max_images}
+    limits |= {"decoders": decoders, "timeout_s": timeout_s}
+    command.serve(
+        model,
+        host,
+        port,
+        providers=None if providers is None else [name.strip() for name in providers.split(",")],
+        threads=threads,
+        settings={name: value for name, value in limits.items() if value is not None},
+    )
 
 
 @app.command()
@@ -137,15 +175,33 @@ def _run_script(name: str, *arguments: str) -> None:
     """`python -m pipeline.<name>` of the project in the folder one is in: only scripts open runs."""
     import runpy
 
-    script = Path("pipeline", f"{name}.py")
-    if not (script.is_file() and Path("params.yaml").is_file()):
-        raise UserError(
-            f"{Path.cwd()} is no Transferline project: it lacks params.yaml or {script}",
-            "change to the root of the project",
-        )
+    from transferline.deploy import scripts
+
+    script = scripts.script(name)
     sys.path.insert(0, str(Path.cwd()))
     sys.argv = [str(script), *arguments]
     runpy.run_path(str(script), run_name="__main__")
+
+
+@app.command()
+def triton_repository(
+    out: Annotated[Path, typer.Argument(help="A folder of Triton models; made where it is missing.")],
+    model: Annotated[str, typer.Option(help=_MODEL)] = "models/onnx/model.onnx",
+    name: Annotated[str, typer.Option(help="What clients ask for.")] = "transferline",
+    *,
+    max_batch_size: Annotated[int, typer.Option(min=1, help="Images run at once, at most.")] = 32,
+    max_queue_delay: Annotated[float, typer.Option(min=0, help="Milliseconds a request waits for others.")] = 5.0,
+    kind: Annotated[str, typer.Option(help="Where it runs: auto, cpu or gpu.")] = "auto",
+    instances: Annotated[int, typer.Option(min=1, help="Copies of the model that run at once.")] = 1,
+    tensorrt: Annotated[bool, typer.Option("--tensorrt", help="Have TensorRT run what it takes (untried).")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what this command wrote there before.")] = False,
+) -> None:
+    """Write a model repository for NVIDIA's Triton Inference Server: OUT/NAME, with version 1 of the model."""
+    from transferline.deploy import models, triton
+
+    options = triton.Options(max_batch_size, max_queue_delay, kind, instances, tensorrt)
+    folder = triton.write(models.located(model), out, name, options, force=force)
+    print(f"wrote {folder}: start it with tritonserver --model-repository={out}")
 
 
 @app.command("backbones")

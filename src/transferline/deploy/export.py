@@ -1,19 +1,21 @@
-"""The classifier as one ONNX file that takes raw images, kept only if it does what evaluate reported."""
+"""The classifier as one ONNX file that takes raw images."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from transferline import seal
-from transferline.artifacts import ModelCard, atomic, write_json
+from transferline.artifacts import ModelCard
 from transferline.data.preprocess import Resize
-from transferline.deploy import parity
+from transferline.deploy import operators
+from transferline.sections import REFERENCE
 
 
 class Deployed(nn.Module):
@@ -34,7 +36,7 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 [B, H, W, 3] -> probabilities and logits, both float32 [B, C]."""
-        logits = self.classifier(self.resize(images))
+        logits = self.classifier(self.resize(images.float()))  # of uint8, TensorRT takes an input, and no arithmetic
         scaled = logits / self.temperature
         return torch.sigmoid(scaled) if self.multilabel else torch.softmax(scaled, dim=1), logits
 
@@ -59,6 +61,7 @@ def metadata(
     assert (card.task == "multilabel") == (thresholds is not None), "label sets, and only they, are cut at thresholds"
     cuts = {"thresholds": json.dumps([thresholds[name] for name in card.classes])} if thresholds else {}
     return {
+        "variant": REFERENCE,
         "task": card.task,
         **cuts,
         "classes": json.dumps(card.classes, ensure_ascii=False),
@@ -72,6 +75,11 @@ def metadata(
         "manifest_sha256": lineage.manifest_sha256,
         "mlflow_run_id": lineage.mlflow_run_id,
     }
+
+
+def thresholds(properties: Mapping[str, str]) -> npt.NDArray[np.float64] | None:
+    """float64 [C] of what `metadata` wrote; None where an image is in exactly one class."""
+    return np.array(json.loads(properties["thresholds"]), np.float64) if "thresholds" in properties else None
 
 
 def write_onnx(deployed: Deployed, path: Path, opset: int, properties: dict[str, str]) -> None:
@@ -96,32 +104,8 @@ def write_onnx(deployed: Deployed, path: Path, opset: int, properties: dict[str,
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # torch's stack traces: longer than the graph, and of no use outside it
     program.model.graph.metadata_props.clear()
+    operators.cast_first(program.model.graph)
     program.model.metadata_props.update(properties | {seal.KEY: seal.BLANK})
     program.save(path, external_data=False)
     seal.seal(path)
     onnx.checker.check_model(path, full_check=True)
-
-
-def verified(
-    deployed: Deployed, properties: dict[str, str], reference: parity.Reference, path: Path, report: Path
-) -> parity.Parity:
-    """Export, replay the test split through the file, and keep it as `path` only where it agrees with evaluate.
-
-    Args:
-        deployed: what is exported.
-        properties: what the file says of itself, from `metadata`.
-        reference: evaluate's predictions, and the images they are of.
-        path: of the ONNX file; nothing is left there otherwise.
-        report: where the verdict is written as JSON, either way.
-
-    Raises:
-        UserError: where the exported model disagrees with evaluate, with the worst images.
-    """
-    path.unlink(missing_ok=True)
-    with atomic(path) as partial:
-        with Console().status("translating the network into an ONNX graph"):
-            write_onnx(deployed, partial, reference.options.opset, properties)
-        verdict = parity.verify(partial, reference)
-        write_json(report, asdict(verdict))
-        verdict.require()
-    return verdict

@@ -47,7 +47,7 @@ def measure(
     predictor: Predictor, deployed: Deployed, image: npt.NDArray[np.uint8], batch_sizes: list[int], repeats: int
 ) -> list[Latency]:
     """Time both engines on copies of one image, uint8 [H, W, 3], on the device that the predictor runs on."""
-    in_torch = _torch_engine(deployed, predictor.device)
+    in_torch = torch_engine(deployed, predictor.device)
     measured = []
     for size in track(batch_sizes, description="timing ONNX against torch"):
         batch = np.repeat(image[np.newaxis], size, axis=0)
@@ -81,7 +81,8 @@ def in_turns(runs: Sequence[Callable[[], object]], repeats: int, budget: float =
     return times
 
 
-def _torch_engine(deployed: Deployed, device: str) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]:
+def torch_engine(deployed: Deployed, device: str) -> Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]:
+    """`deployed` as a function of arrays uint8 [B, H, W, 3] -> float32 [B, C], in torch."""
     module = deployed.eval().to(device).to(memory_format=torch.channels_last)
 
     def run(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -16,7 +16,7 @@ def bootstrap_intervals(cells: Cells, resamples: int, seed: int) -> dict[str, li
     Those figures depend on the counts of the cells alone, and drawing N images with replacement draws
     these counts from a multinomial distribution: so that is drawn, without the images.
     """
-    draws = [headlines(drawn, cells.actual, cells.predicted) for drawn in _resampled(cells.counts, resamples, seed)]
+    draws = [headlines(drawn, cells.actual, cells.predicted) for drawn in resampled(cells.counts, resamples, seed)]
     intervals = {}
     for name in draws[0]:
         low, high = np.percentile(np.concatenate([draw[name] for draw in draws]), [2.5, 97.5])
@@ -24,8 +24,8 @@ def bootstrap_intervals(cells: Cells, resamples: int, seed: int) -> dict[str, li
     return intervals
 
 
-def _resampled(counts: Labels, resamples: int, seed: int) -> Iterator[Floats]:
-    """Chunks [.., K] of counts drawn anew; floats, since NumPy multiplies those far faster."""
+def resampled(counts: Labels, resamples: int, seed: int) -> Iterator[Floats]:
+    """Chunks [.., K] of counts, int64 [K], drawn anew; floats, since NumPy multiplies those far faster."""
     generator = np.random.default_rng(seed)
     total, chunk = int(counts.sum()), max(1, min(CHUNK, COUNTS // len(counts)))
     for start in range(0, resamples, chunk):

@@ -1,28 +1,17 @@
 """The model registry: an ONNX file becomes a version, and an alias points at the one to serve."""
 
-import logging
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from transferline import seal
-from transferline.artifacts import readable
-from transferline.tracking import store
+from transferline.tracking import flavours
 from transferline.tracking.runs import StageRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.models import ModelSignature
-
-PROVIDERS = ["CUDAExecutionProvider", "CPUExecutionProvider"]  # in the order they are tried
 
 
 @dataclass(frozen=True)
@@ -33,22 +22,23 @@ class ModelVersion:
     tags: dict[str, str]
 
 
-def register_model(run: StageRun, onnx_path: Path, name: str, tags: Mapping[str, str]) -> str:
+def register_model(run: StageRun, onnx_path: Path, name: str, tags: Mapping[str, str], loader: str) -> str:
     """Log the ONNX file as a model of `run` and register it; return the new version's number.
 
     Args:
         onnx_path: a model of one input, `images`, and the outputs `probabilities` and `logits`.
         name: of the registered model, made where there is none.
         tags: of the version.
+        loader: the module of this package with MLflow's `_load_pyfunc`.
 
     Raises:
         UserError: where the file is missing or damaged.
     """
-    client, model = run.client, _loaded(onnx_path)
+    client, model = run.client, flavours.load(onnx_path)
     logged = client.create_logged_model(run.experiment_id, name, source_run_id=run.run_id)
     with _finalized(client, logged.model_id), tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
-        _save(model, folder, run.run_id, logged.model_id)
+        flavours.save(model, onnx_path, folder, loader, run_id=run.run_id, model_id=logged.model_id)
         client.log_model_artifacts(logged.model_id, str(folder))
     _relate(run, logged.model_id)
     _ensure_name(client, name)
@@ -75,19 +65,6 @@ def set_alias(run: StageRun, name: str, alias: str, version: str) -> None:
     run.client.set_registered_model_alias(name, alias, version)
 
 
-def example_image() -> npt.NDArray[np.uint8]:
-    """uint8 [1, 32, 32, 3], a ramp of greys: small, since MLflow keeps it as text to try a server with."""
-    ramp = np.linspace(0, 255, 32, dtype=np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(ramp[None, None, :, None], (1, 32, 32, 3)))
-
-
-def requirements() -> list[str]:
-    """What serving the model needs, pinned to what is installed here."""
-    installed = {distribution.name.lower() for distribution in metadata.distributions()}
-    runtime = "onnxruntime-gpu" if "onnxruntime-gpu" in installed else "onnxruntime"
-    return [f"{package}=={metadata.version(package)}" for package in ("onnx", runtime, "numpy", "pillow")]
-
-
 @contextmanager
 def _finalized(client: "MlflowClient", model_id: str) -> Iterator[None]:
     """Show a model as READY, or as FAILED where its files did not all get there."""
@@ -98,57 +75,6 @@ def _finalized(client: "MlflowClient", model_id: str) -> Iterator[None]:
             client.finalize_logged_model(model_id, "FAILED")
         raise
     client.finalize_logged_model(model_id, "READY")
-
-
-def _loaded(path: Path) -> Any:
-    """The graph with its weights, as a ModelProto. Raises UserError where it is none."""
-    import onnx
-
-    with readable(path):
-        if not seal.intact(path):
-            raise ValueError("it is not what was exported")
-        try:
-            model = onnx.load(path)
-            onnx.checker.check_model(model)
-        except OSError:
-            raise
-        except Exception as error:  # protobuf's and onnx's own have no other base class
-            raise ValueError(next(iter(str(error).splitlines()), "it is no ONNX model")) from None
-    return model
-
-
-def _save(model: Any, folder: Path, run_id: str, model_id: str) -> None:
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # importing mlflow.pyfunc warns of type hints in MLflow's own code
-        import mlflow.onnx
-        import mlflow.pyfunc
-    from mlflow.models import Model
-
-    with store.quiet("mlflow.utils.environment", logging.ERROR):  # it misses pip, which uv does without
-        mlflow.onnx.save_model(
-            model,
-            folder,
-            mlflow_model=Model(run_id=run_id, model_id=model_id),
-            signature=_signature(model),
-            input_example=example_image(),
-            pip_requirements=requirements(),
-            onnx_execution_providers=PROVIDERS,
-            save_as_external_data=False,  # one file, as it was checked
-        )
-
-
-def _signature(model: Any) -> "ModelSignature":
-    """uint8 [-1, -1, -1, 3] -> each output by its name, float32 [-1, classes]."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema, TensorSpec
-
-    images = TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3))
-    outputs: list[ColSpec | TensorSpec] = [
-        TensorSpec(np.dtype("float32"), (-1, output.type.tensor_type.shape.dim[1].dim_value or -1), output.name)
-        for output in model.graph.output
-    ]
-    return ModelSignature(inputs=Schema([images]), outputs=Schema(outputs))
 
 
 def _ensure_name(client: "MlflowClient", name: str) -> None:

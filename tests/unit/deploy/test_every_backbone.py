@@ -1,4 +1,4 @@
-"""Every backbone as one ONNX file: what onnxruntime gives for raw images is what torch gives."""
+"""Every backbone as one ONNX file: what onnxruntime and OpenVINO give for raw images is what torch gives."""
 
 from pathlib import Path
 
@@ -9,6 +9,9 @@ import torch
 
 from tests.unit.model import menu
 from transferline.deploy import export
+
+from . import tensorrt
+from .engines import OpenVino
 
 SIZES = (37, 52), (90, 71)  # height, width; smaller and larger than the input
 TOLERANCE = 1e-3  # of the largest logit
@@ -27,7 +30,9 @@ def test_the_exported_file_agrees_with_torch_on_raw_images(name: str, tmp_path: 
     net = menu.make(name, BREAKERS.get(name))
     deployed = export.Deployed(net, net.card, temperature=1.3).eval()
     export.write_onnx(deployed, tmp_path / "model.onnx", 20, {})
+    assert tensorrt.refused(tmp_path / "model.onnx") == []
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    openvino = OpenVino(tmp_path / "model.onnx")
     rng = np.random.default_rng(0)
     for count in (1, 3):
         for height, width in SIZES:
@@ -37,6 +42,7 @@ def test_the_exported_file_agrees_with_torch_on_raw_images(name: str, tmp_path: 
             probabilities, logits = session.run(None, {"images": images})
             scale = float(np.abs(expected[1]).max())
             np.testing.assert_allclose(logits, expected[1], rtol=0, atol=TOLERANCE * scale, err_msg=f"{images.shape}")
+            np.testing.assert_allclose(openvino(images)[1], logits, rtol=0, atol=TOLERANCE * scale)
             np.testing.assert_allclose(probabilities, softmax(logits / 1.3), rtol=0, atol=1e-5)
             assert count == 1 or np.ptp(logits, axis=0).max() > 0.01 * scale, "images are told apart"
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from transferline.artifacts import ManifestRow, Predictions
-from transferline.deploy import export, parity
+from transferline.deploy import agreement, parity
 from transferline.errors import UserError
 from transferline.sections import Export
 
-from .conftest import CLASSES, Line, make_deployed
+from .conftest import CLASSES, Line
 
 OPTIONS = Export(tolerance=1e-3, tie=1e-4)
 EVALUATED = Predictions(
@@ -30,14 +30,14 @@ def _replayed(*offsets: tuple[int, int, float]) -> np.ndarray:
 
 
 def test_equal_probabilities_pass() -> None:
-    verdict = parity.compare(_replayed(), EVALUATED, OPTIONS)
+    verdict = agreement.compare(_replayed(), EVALUATED, OPTIONS)
     assert verdict.passed
     assert (verdict.images, verdict.max_difference, verdict.mismatches, verdict.ties) == (2, 0.0, [], [])
     verdict.require()
 
 
 def test_difference_within_tolerance_passes_and_is_reported_per_batch_size() -> None:
-    verdict = parity.compare(_replayed((1, 0, 5e-4)), EVALUATED, OPTIONS)
+    verdict = agreement.compare(_replayed((1, 0, 5e-4)), EVALUATED, OPTIONS)
     assert verdict.passed
     assert verdict.max_difference_batch_1 == 0
     assert verdict.max_difference == verdict.max_difference_batch_n == pytest.approx(5e-4, abs=1e-6)
@@ -45,14 +45,14 @@ def test_difference_within_tolerance_passes_and_is_reported_per_batch_size() -> 
 
 @pytest.mark.parametrize("batch", [0, 1])
 def test_difference_beyond_tolerance_at_either_batch_size_fails(batch: int) -> None:
-    verdict = parity.compare(_replayed((batch, 1, 0.01)), EVALUATED, OPTIONS)
+    verdict = agreement.compare(_replayed((batch, 1, 0.01)), EVALUATED, OPTIONS)
     assert [entry.path for entry in verdict.mismatches] == ["b.png"]
     with pytest.raises(UserError, match=r"1 of 2 test images:\n.*b.png: evaluate y 0.5500, onnx y 0.5600"):
         verdict.require()
 
 
 def test_worst_images_come_first() -> None:
-    verdict = parity.compare(_replayed((0, 0, 0.01), (1, 1, -0.3)), EVALUATED, OPTIONS)
+    verdict = agreement.compare(_replayed((0, 0, 0.01), (1, 1, -0.3)), EVALUATED, OPTIONS)
     assert [(entry.path, entry.onnx_class) for entry in verdict.mismatches] == [("b.png", "x"), ("a.png", "x")]
 
 
@@ -60,8 +60,8 @@ def test_other_class_within_tolerance_fails_unless_it_is_a_tie() -> None:
     near = replace(EVALUATED, probabilities=np.array([[0.7, 0.3], [0.4998, 0.5002]], np.float32))
     swapped = np.stack([near.probabilities] * 2)
     swapped[1, 1] = [0.5002, 0.4998]
-    assert not parity.compare(swapped, near, OPTIONS).passed
-    verdict = parity.compare(swapped, near, Export(tolerance=1e-3, tie=1e-3))
+    assert not agreement.compare(swapped, near, OPTIONS).passed
+    verdict = agreement.compare(swapped, near, Export(tolerance=1e-3, tie=1e-3))
     assert verdict.passed
     (tie,) = verdict.ties
     assert (tie.path, tie.evaluate_class, tie.onnx_class) == ("b.png", "y", "x")
@@ -77,12 +77,12 @@ SETS = Predictions(
 CUTS = np.array([0.5, 0.4])
 
 
-def _compared(*offsets: tuple[int, int, int, float], options: Export = OPTIONS) -> parity.Parity:
+def _compared(*offsets: tuple[int, int, int, float], options: Export = OPTIONS) -> agreement.Parity:
     """The verdict where these shifts (batch index, image, label, shift) are all that differs."""
     probabilities = np.stack([SETS.probabilities] * 2)
     for batch, image, label, shift in offsets:
         probabilities[batch, image, label] += np.float32(shift)
-    return parity.compare(probabilities, SETS, options, CUTS)
+    return agreement.compare(probabilities, SETS, options, CUTS)
 
 
 def test_equal_label_sets_pass() -> None:
@@ -120,9 +120,56 @@ def test_label_sets_of_the_file_are_replayed(labelled_line: Line) -> None:
 def test_not_a_number_fails() -> None:
     broken = _replayed()
     broken[1, 0] = np.nan
-    verdict = parity.compare(broken, EVALUATED, OPTIONS)
+    verdict = agreement.compare(broken, EVALUATED, OPTIONS)
     assert not verdict.passed
     json.dumps(verdict.mismatches[0].difference, allow_nan=False)
+
+
+def _reduced(replayed: np.ndarray, **options: float) -> agreement.Parity:
+    return agreement.compare(replayed, EVALUATED, Export(**options), variant="int8")
+
+
+def test_probabilities_of_a_reduced_variant_may_differ() -> None:
+    verdict = _reduced(_replayed((0, 0, 0.15), (1, 0, 0.15)))
+    assert verdict.passed
+    assert (verdict.agreeing, verdict.tolerance, verdict.mismatches) == (2, None, [])
+    assert verdict.summary() == (
+        "int8 answers as evaluate on 2 of 2 test images (probabilities within 0.15; "
+        "accuracy 1.0000 and evaluate's 1.0000, macro-F1 1.0000 and 1.0000)"
+    )
+
+
+def test_a_reduced_variant_is_refused_for_what_it_loses_and_its_mismatches_are_listed_either_way() -> None:
+    changed = _replayed((1, 1, -0.2))  # y becomes x, in a batch alone
+    refused, allowed = _reduced(changed, max_loss=0.6), _reduced(changed, max_loss=0.7)
+    assert (refused.passed, allowed.passed) == (False, True)
+    assert [entry.path for entry in refused.mismatches] == [entry.path for entry in allowed.mismatches] == ["b.png"]
+    assert (refused.agreeing, refused.accuracy, refused.evaluate_accuracy) == (1, 0.5, 1.0)
+    assert refused.macro_f1 == pytest.approx(1 / 3)
+    with pytest.raises(UserError, match=r"int8 ONNX model is not worth.*accuracy 0.5000 and evaluate's 1.0000") as told:
+        refused.require()
+    assert "export.prefer" in str(told.value)
+
+
+def test_a_reduced_variant_may_be_better_than_evaluate() -> None:
+    mistaken = replace(EVALUATED, labels=["x", "x"])
+    verdict = agreement.compare(_replayed((0, 1, -0.2), (1, 1, -0.2)), mistaken, Export(max_loss=0.0), variant="fp16")
+    assert verdict.passed
+    assert (verdict.accuracy, verdict.evaluate_accuracy, verdict.agreeing) == (1.0, 0.5, 1)
+
+
+def test_a_reduced_variant_that_gives_no_numbers_is_refused() -> None:
+    broken = _replayed()
+    broken[:, 0] = np.nan
+    assert not _reduced(broken, max_loss=1.0).passed
+
+
+def test_label_sets_of_a_reduced_variant_count_as_a_whole() -> None:
+    probabilities = np.stack([SETS.probabilities] * 2)
+    probabilities[:, 0, 0] -= np.float32(0.3)  # x;y becomes y
+    verdict = agreement.compare(probabilities, SETS, Export(), CUTS, "int8")
+    assert (verdict.accuracy, verdict.evaluate_accuracy) == (pytest.approx(2 / 3), 1.0)
+    assert not verdict.passed
 
 
 def test_batches_hold_images_of_one_size_and_few_of_large_ones() -> None:
@@ -136,39 +183,6 @@ def test_test_split_is_replayed_from_the_files(line: Line) -> None:
     verdict = parity.verify(line.model, line.reference)
     assert verdict.passed
     assert verdict.images == 6
-
-
-def test_agreeing_model_is_kept_with_its_report(line: Line, tmp_path: Path) -> None:
-    model, report = tmp_path / "onnx" / "model.onnx", tmp_path / "parity.json"
-    export.verified(line.deployed, line.properties, line.reference, model, report)
-    assert [file.name for file in model.parent.iterdir()] == ["model.onnx"]
-    first = report.read_bytes()
-    export.verified(line.deployed, line.properties, line.reference, model, report)
-    assert report.read_bytes() == first
-    assert set(json.loads(first)) == {
-        "passed",
-        "images",
-        "max_difference",
-        "max_difference_batch_1",
-        "max_difference_batch_n",
-        "tolerance",
-        "mismatches",
-        "ties",
-    }
-
-
-def test_wrong_normalisation_is_refused_and_no_model_is_left(line: Line, tmp_path: Path) -> None:
-    model, report = tmp_path / "onnx" / "model.onnx", tmp_path / "parity.json"
-    model.parent.mkdir()
-    model.write_bytes(b"an older model")
-    with pytest.raises(UserError, match="of 6 test images") as refused:
-        export.verified(make_deployed(mean=0.4), line.properties, line.reference, model, report)
-    assert list(model.parent.iterdir()) == []
-    written = json.loads(report.read_text(encoding="utf-8"))
-    assert not written["passed"]
-    worst = written["mismatches"][0]
-    assert worst["path"] in str(refused.value)
-    assert worst["difference"] == written["max_difference"] > 1e-3
 
 
 def test_image_that_changed_since_prepare_is_named(line: Line, tmp_path: Path) -> None:

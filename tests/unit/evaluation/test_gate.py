@@ -10,7 +10,18 @@ from transferline.sections import Register
 
 LIMITS = Register(min_macro_f1=0.9, max_ece=0.1)
 METRICS = {"macro_f1": 0.95, "ece": 0.2, "ece_calibrated": 0.05}
-PARITY = {"passed": True, "images": 300, "max_difference": 2.5e-5, "mismatches": []}
+PARITY = {"passed": True, "variant": "fp32", "images": 300, "max_difference": 2.5e-5, "mismatches": []}
+REDUCED = PARITY | {
+    "variant": "int8",
+    "agreeing": 298,
+    "max_difference": 0.125,
+    "mismatches": ["a.jpg", "b.jpg"],
+    "accuracy": 0.9867,
+    "macro_f1": 0.975,
+    "evaluate_accuracy": 0.99,
+    "evaluate_macro_f1": 0.98,
+    "max_loss": 0.01,
+}
 SPLIT = "a" * 64
 
 
@@ -19,7 +30,7 @@ def judge(metrics=METRICS, parity=PARITY, champion=None):
 
 
 def champion(macro_f1: float, split: str = SPLIT) -> gate.Champion:
-    return gate.Champion("3", gate.version_tags({"macro_f1": macro_f1, "ece_calibrated": 0.0}, split, "b" * 64))
+    return gate.Champion("3", gate.version_tags({"macro_f1": macro_f1, "ece_calibrated": 0.0}, "fp32", split, "b" * 64))
 
 
 def test_a_good_model_passes_with_its_figures_as_reasons():
@@ -38,7 +49,7 @@ def test_limits_themselves_pass():
 
 
 def test_every_failing_figure_is_a_reason():
-    parity = {"passed": False, "images": 300, "max_difference": 0.25, "mismatches": ["a.jpg", "b.jpg"]}
+    parity = PARITY | {"passed": False, "max_difference": 0.25, "mismatches": ["a.jpg", "b.jpg"]}
     verdict = judge({"macro_f1": 0.8, "ece_calibrated": 0.2}, parity, champion(0.99))
     assert not verdict.passed
     assert verdict.reasons == [
@@ -47,6 +58,24 @@ def test_every_failing_figure_is_a_reason():
         "The ONNX file differs from evaluate on 2 of 300 test images, by up to 0.25.",
         "Macro-F1 on test is 0.8000, worse than the 0.9900 of version 3.",
     ]
+
+
+def test_of_a_reduced_variant_it_is_said_how_many_images_agree_and_what_is_lost():
+    *_, sentence = judge(parity=REDUCED).reasons
+    assert sentence == (
+        "The int8 ONNX file answers as evaluate on 298 of 300 test images, its probabilities within 0.12; accuracy "
+        "0.9867 against 0.9900, macro-F1 0.9750 against 0.9800: within the 0.01 that it may lose."
+    )
+    verdict = judge(parity=REDUCED | {"passed": False})
+    assert not verdict.passed
+    assert "not within the 0.01" in verdict.reasons[0]
+
+
+def test_the_file_that_is_deployed_is_what_the_gate_judges():
+    assert gate.deployed(METRICS, REDUCED)["macro_f1"] == pytest.approx(0.945)
+    assert not judge(gate.deployed({**METRICS, "macro_f1": 0.904}, REDUCED), REDUCED).passed
+    assert gate.deployed(METRICS, REDUCED | {"variant": "fp32"}) == METRICS
+    assert gate.deployed(METRICS, REDUCED | {"macro_f1": 0.99}) == METRICS
 
 
 @pytest.mark.parametrize("key", ["macro_f1", "ece_calibrated"])

@@ -5,12 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from onnx import TensorProto, helper
 
+from tests.unit import tiny
 from transferline import artifacts, config, sections, tracking
 from transferline.tracking import store
 
@@ -85,26 +84,6 @@ def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_e
     return Project(tmp_path.name, store.connect())
 
 
-def write_tiny_classifier(path: Path) -> None:
-    """Two logits from the mean of the first two channels, and their softmax."""
-    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", "height", "width", 3])
-    outputs = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 2]) for name in ("probabilities", "logits")
-    ]
-    nodes = [
-        helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["pixels", "axes"], ["means"], keepdims=0),
-        helper.make_node("Gather", ["means", "first"], ["logits"], axis=1),
-        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
-    ]
-    constants = [
-        helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2]),
-        helper.make_tensor("first", TensorProto.INT64, [2], [0, 1]),
-    ]
-    graph = helper.make_graph(nodes, "tiny", [images], outputs, constants)
-    onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)]), path)
-
-
 @pytest.fixture
 def tiny_classifier() -> Callable[[Path], None]:
-    return write_tiny_classifier
+    return tiny.write

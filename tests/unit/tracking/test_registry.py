@@ -1,5 +1,6 @@
-"""A registered model loads by its alias and predicts on raw uint8 images."""
+"""A registered model loads by its alias, as an ONNX graph and as a function of images in any form."""
 
+import sys
 from pathlib import Path
 
 import mlflow.onnx
@@ -7,7 +8,10 @@ import numpy as np
 import pytest
 
 from transferline import tracking
-from transferline.tracking import registry, store
+from transferline.deploy import answers
+from transferline.deploy.predictor import Predictor
+from transferline.pyfunc import loader
+from transferline.tracking import flavours, store
 
 # MLflow's own use of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
@@ -19,10 +23,10 @@ def test_model_is_registered_aliased_loaded_and_used(project, monkeypatch, tiny_
     before = path.read_bytes()
     with project.stage("register") as run:
         assert tracking.champion(run, name, "champion") is None
-        first = tracking.register_model(run, path, name, {"macro_f1": "0.5"})
+        first = tracking.register_model(run, path, name, {"macro_f1": "0.5"}, loader.__name__)
         assert tracking.champion(run, name, "champion") is None
         tracking.set_alias(run, name, "champion", first)
-        second = tracking.register_model(run, path, name, {"macro_f1": "0.6"})
+        second = tracking.register_model(run, path, name, {"macro_f1": "0.6"}, loader.__name__)
         assert (first, second) == ("1", "2")
         assert tracking.champion(run, name, "champion") == tracking.ModelVersion("1", {"macro_f1": "0.5"})
     assert path.read_bytes() == before
@@ -30,21 +34,20 @@ def test_model_is_registered_aliased_loaded_and_used(project, monkeypatch, tiny_
     assert len(project.run(run.run_id).outputs.model_outputs) == 2
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri())
-    image = np.full((1, 5, 7, 3), (1, 2, 3), np.uint8)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # MLflow puts the code of the model there
     served = mlflow.pyfunc.load_model(f"models:/{name}@champion")
-    assert served.predict(image)["logits"].tolist() == [[1.0, 2.0]]
-    assert served.metadata.get_input_schema().inputs[0].shape == (-1, -1, -1, 3)
-    assert [(spec.name, spec.shape) for spec in served.metadata.get_output_schema().inputs] == [
-        ("probabilities", (-1, 2)),
-        ("logits", (-1, 2)),
-    ]
-    assert served.input_example.dtype == np.uint8
+    image = np.full((1, 5, 7, 3), (1, 2, 3), np.uint8)
+    predictor = Predictor(path)
+    assert served.predict(image) == [answers.answer(predictor, predictor.predict(image)[0]).as_json()]
+    assert [answer["probability"] for answer in served.predict(served.input_example)] == [0.5]
+    assert served.metadata.get_output_schema().input_names() == ["class", "probability", "probabilities"]
+    assert set(served.metadata.flavors) == {"onnx", "python_function"}
     assert served.metadata.run_id == run.run_id
     assert [value.name for value in mlflow.onnx.load_model(f"models:/{name}@champion").graph.input] == ["images"]
 
 
 def test_requirements_are_pinned():
-    pinned = dict(requirement.split("==") for requirement in registry.requirements())
+    pinned = dict(requirement.split("==") for requirement in flavours.requirements())
     assert pinned["numpy"] == np.__version__
     assert {"pillow", "onnx"} < set(pinned)
     assert any(name.startswith("onnxruntime") for name in pinned)

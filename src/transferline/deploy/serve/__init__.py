@@ -1,0 +1,1 @@
+"""The HTTP service: `transferline serve MODEL`. Needs the extra `transferline[serve]`."""
