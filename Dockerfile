@@ -1,4 +1,4 @@
-# `transferline serve` and what it imports, without torch, MLflow or CUDA. See "Serving" in the README.
+# `transferline serve` and what it imports, without torch, MLflow or CUDA. See docs/deploy.md, "A container".
 #   docker build -t transferline-serve .
 #   docker run --rm --read-only --tmpfs /tmp -p 8000:8000 -v "$PWD/models/onnx:/model:ro" transferline-serve
 
