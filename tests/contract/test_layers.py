@@ -96,33 +96,23 @@ def python(code: str, cwd: Path, **environment: str) -> subprocess.CompletedProc
     return subprocess.run(command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, check=False)
 
 
-def test_the_predictor_runs_without_torch_or_mlflow(tmp_path: Path) -> None:
-    code = (
-        "import sys, transferline.deploy.predictor, transferline.deploy.cli;"
-        "heavy = {'torch', 'mlflow', 'pytorch_lightning', 'sklearn', 'pandas', 'pyarrow'} & set(sys.modules);"
-        "assert not heavy, heavy"
-    )
-    done = python(code, tmp_path)
-    assert done.returncode == 0, done.stderr
+DEPLOYED = {"torch", "mlflow", "pytorch_lightning", "sklearn", "pandas", "pyarrow"}
+SERVED = DEPLOYED | {"scipy", "matplotlib"}
+COMMANDS = {"fastapi", "uvicorn", "prometheus_client", "onnxruntime", "pydantic"}
 
 
-def test_a_service_runs_without_what_trained_its_model(tmp_path: Path) -> None:
-    code = (
-        "import sys, transferline.deploy.serve.app, transferline.deploy.serve.command\n"
-        "import transferline.deploy.serve.server\n"
-        "heavy = {'torch', 'mlflow', 'pytorch_lightning', 'sklearn', 'scipy', 'pandas', 'pyarrow', 'matplotlib'};"
-        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
-    )
-    done = python(code, tmp_path)
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_command_line_pays_for_no_service(tmp_path: Path) -> None:
-    code = (
-        "import sys, transferline.deploy.cli;"
-        "assert not {'fastapi', 'uvicorn', 'prometheus_client', 'onnxruntime', 'pydantic'} & set(sys.modules)"
-    )
-    done = python(code, tmp_path)
+@pytest.mark.parametrize(
+    ("modules", "unpaid"),
+    [
+        (["predictor", "cli"], DEPLOYED),
+        (["serve.app", "serve.command", "serve.server"], SERVED),
+        (["cli"], COMMANDS),
+    ],
+    ids=["the predictor", "a service", "the command line"],
+)
+def test_what_is_deployed_pays_for_what_it_uses_alone(modules: list[str], unpaid: set[str], tmp_path: Path) -> None:
+    names = ", ".join(f"transferline.deploy.{module}" for module in modules)
+    done = python(f"import sys, {names}; paid = {unpaid} & set(sys.modules); assert not paid, paid", tmp_path)
     assert done.returncode == 0, done.stderr
 
 

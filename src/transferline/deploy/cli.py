@@ -34,6 +34,7 @@ app = typer.Typer(
 )
 
 _MODEL = "An ONNX file that the export stage wrote, or a registered one: models:/NAME@ALIAS, models:/NAME/VERSION."
+_Providers = Annotated[str | None, typer.Option(help="Of onnxruntime: cpu, cuda, tensorrt, or several as cuda,cpu.")]
 
 
 @app.command()
@@ -52,15 +53,12 @@ def predict(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads that decode and classify. [default: one a core]")
     ] = None,
-    providers: Annotated[
-        str | None, typer.Option(help="Of onnxruntime: cpu, cuda, tensorrt, or several as cuda,cpu.")
-    ] = None,
+    providers: _Providers = None,
 ) -> None:
     """Classify images. One that cannot be read is named on stderr, and the exit code is then 1."""
     from transferline.deploy import prediction
 
-    names = None if providers is None else [name.strip() for name in providers.split(",")]
-    options = prediction.Options(batch_size, threads, names, top, as_json, output)
+    options = prediction.Options(batch_size, threads, _names(providers), top, as_json, output)
     if not prediction.run(model, image, options):
         raise typer.Exit(1)
 
@@ -72,9 +70,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the model. [default: one a core]")] = None,
-    providers: Annotated[
-        str | None, typer.Option(help="Of onnxruntime: cpu, cuda, tensorrt, or several as cuda,cpu.")
-    ] = None,
+    providers: _Providers = None,
     max_batch: Annotated[
         int | None, typer.Option(min=1, help="Images of a batch. [default: 32 on a GPU, 1 on a CPU]")
     ] = None,
@@ -103,10 +99,14 @@ def serve(
         model,
         host,
         port,
-        providers=None if providers is None else [name.strip() for name in providers.split(",")],
+        providers=_names(providers),
         threads=threads,
         settings={name: value for name, value in limits.items() if value is not None},
     )
+
+
+def _names(providers: str | None) -> list[str] | None:
+    return None if providers is None else [name.strip() for name in providers.split(",")]
 
 
 @app.command()
