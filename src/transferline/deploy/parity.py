@@ -16,7 +16,7 @@ from transferline.deploy.predictor import Predictor
 from transferline.errors import UserError
 from transferline.sections import REFERENCE, Export
 
-_BATCH_PIXELS = 32_000_000  # resizing them takes some 15 bytes a pixel: 480 MB for this many
+_BATCH_PIXELS = 32_000_000  # of a batch's originals, which are held at once: 96 MB
 
 
 @dataclass(frozen=True)

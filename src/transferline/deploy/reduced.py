@@ -8,7 +8,7 @@ import onnx
 from onnx import ModelProto
 
 from transferline import seal
-from transferline.deploy import partition
+from transferline.deploy import operators, partition
 from transferline.deploy.quantized import Feeds, Images, Quantizer, Track
 from transferline.deploy.sensitivity import Candidate, Judge, Search
 
@@ -46,6 +46,7 @@ def write_fp16(source: Path, target: Path) -> Reduced:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     parts = partition.parts(onnx.load(source))
+    operators.multiply_first(parts.network.graph)
     _write(parts.joined(convert_float_to_float16(parts.network, keep_io_types=True)), target, "fp16")
     return Reduced([], 0, None, "all layers are in half precision")
 

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from transferline.artifacts import Arrays, atomic, writable, write_json
-from transferline.deploy import bench, export, latency, parity
+from transferline.deploy import bench, export, latency, parity, survival
 from transferline.deploy.agreement import Parity, Probabilities, compare
 from transferline.deploy.predictor import Predictor
 from transferline.deploy.session import line
@@ -109,6 +109,7 @@ def _attempted(name: str, given: Given, folder: Path) -> _Made | Failed:
         file.unlink(missing_ok=True)
         return Failed(name, f"it could not be made: {type(error).__name__}: {line(error)}")
     try:
+        survival.require(file)
         answers = _answers(name, file, given)
         numberless = int((~np.isfinite(answers)).any(axis=1).sum())
         reason = f"it gives no numbers on {numberless} of {len(answers)} images" if numberless else None

@@ -1,5 +1,6 @@
 """A tiny classifier, exported once, and a small test split that it predicts."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,6 +69,14 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
 def labelled_line(tmp_path_factory: pytest.TempPathFactory) -> Line:
     """The same of a classifier that gives any number of labels."""
     return _made(tmp_path_factory.mktemp("labelled"), replace(make_card(), task="multilabel"), THRESHOLDS)
+
+
+@pytest.fixture
+def crashing_onnxruntime(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In processes started from now on, importing onnxruntime is the end."""
+    folder = tmp_path_factory.mktemp("crashing")
+    (folder / "onnxruntime.py").write_text("import os\nos.abort()\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
 
 
 def _made(root: Path, card: ModelCard, thresholds: dict[str, float] | None) -> Line:

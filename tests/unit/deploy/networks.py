@@ -71,6 +71,19 @@ class Attention(nn.Module):
         return (tokens + self.mlp(self.after(tokens))).transpose(1, 2)[..., None]
 
 
+class MultiHead(nn.Module):
+    """The attention of torch itself, and of torchvision's vision transformers: it begins by transposing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.attention = nn.LayerNorm(8), nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        tokens = features.flatten(2).transpose(1, 2)
+        inner = self.norm(tokens)
+        return (tokens + self.attention(inner, inner, inner, need_weights=False)[0]).transpose(1, 2)[..., None]
+
+
 class Fragile(nn.Module):
     """Its second layer is fed one channel that is a thousand times larger than those that tell images apart."""
 
@@ -89,7 +102,7 @@ class Fragile(nn.Module):
         return self.third(self.second(hidden))
 
 
-BODIES = {"plain": (Pooled, 4), "gated": (Gated, 5), "attention": (Attention, 6)}
+BODIES = {"plain": (Pooled, 4), "gated": (Gated, 5), "attention": (Attention, 6), "multi_head": (MultiHead, 4)}
 
 
 def exported(net: nn.Module, folder: Path, resize: str = "squash", **properties: str) -> Path:

@@ -17,6 +17,7 @@ from torch import nn
 
 from transferline.data.preprocess import Fit
 from transferline.deploy import export, reduced
+from transferline.deploy.operators import multiply_first
 from transferline.deploy.predictor import Predictor
 
 from . import tensorrt
@@ -108,6 +109,47 @@ def test_what_tensorrt_lacks_is_found(tmp_path: Path) -> None:
         "Clip of INT64",
         "ReduceSum over axes that are no initializer",
     ]
+
+
+@pytest.mark.parametrize(
+    ("order", "others", "operators"),
+    [
+        ((1, 0, 2), False, ["MatMul", "Transpose"]),
+        ((1, 0, 2), True, ["Transpose", "MatMul", "Transpose", "Neg"]),  # which another node takes, too
+        ((2, 1, 0, 3), False, ["MatMul", "Transpose"]),
+        ((0, 2, 1), False, ["Transpose", "MatMul"]),  # whose last axis is another after it
+    ],
+)
+def test_weights_multiply_before_a_transposition(order: tuple[int, ...], others: bool, operators: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    shape, weights = (*(2, 5, 7)[: len(order) - 1], 5), rng.random((5, 4), dtype=np.float32)
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["turned"], "turn", perm=order),
+        helper.make_node("MatMul", ["turned", "w"], ["y"], "multiply"),
+        *([helper.make_node("Neg", ["turned"], ["z"], "negate")] if others else []),
+    ]
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * len(order)) for name in "yz"[: 1 + others]
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        outputs,
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    images = {"x": rng.random(shape, dtype=np.float32)}
+    exact = _run(model, images)
+    multiply_first(model.graph)
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node] == operators
+    for found, expected in zip(_run(model, images), exact, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def _run(model: onnx.ModelProto, images: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, images)
 
 
 def _silent(sequence: Iterable[Any], description: str) -> Iterable[Any]:

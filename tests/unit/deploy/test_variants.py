@@ -137,6 +137,15 @@ def test_what_cannot_be_run_is_refused_by_its_message_without_passing_names(line
     assert str(tmp_path) not in judged.refused["fp16"].split(":")[0]
 
 
+def test_what_crashes_onnxruntime_costs_no_more_than_itself(
+    line: Line, tmp_path: Path, crashing_onnxruntime: None
+) -> None:
+    judged, _ = variants.produce(given(line, SAME, SAME), tmp_path / "onnx" / "model.onnx", tmp_path)
+    assert set(judged.refused) == {"fp16", "int8"}
+    assert all(reason.startswith("it crashes onnxruntime (exit code ") for reason in judged.refused.values())
+    assert [file.name for file in (tmp_path / "onnx").iterdir()] == ["model.onnx"]
+
+
 @pytest.mark.parametrize("error", [UserError("the disk is full", "make room"), OSError(28, "full"), MemoryError()])
 def test_what_is_the_machines_fault_is_not_laid_on_a_variant(line: Line, tmp_path: Path, error: Exception) -> None:
     with pytest.raises(UserError, match=r"is full|space|memory"):
