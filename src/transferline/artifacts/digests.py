@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from transferline import cores
+
 _CHUNK = 1 << 18  # bytes read at a time
 _LARGE = 1 << 20  # bytes from which a file is worth handing to a thread
 _THREADS = 8  # at most: beyond, the disk is what one waits for
@@ -27,7 +29,7 @@ def file_hashes(paths: Iterable[Path]) -> Files:
     """The digest of every file among `paths`, and of those at any depth in the folders among them."""
     sizes = {name: size for path in paths for name, size in _files(path)}
     large = [name for name, size in sizes.items() if size >= _LARGE]
-    pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(min(_THREADS, cores.usable()))
     try:
         begun = {name: pool.submit(_file_hash, name) for name in large}
         hashes = {name: _file_hash(name) for name in sizes if name not in begun}

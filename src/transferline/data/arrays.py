@@ -1,7 +1,6 @@
 """augment's work: the manifest's images, decoded once, as memory-mapped uint8 arrays."""
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from transferline import cores
 from transferline.artifacts import (
     ARRAYS,
     SPLITS,
@@ -86,7 +86,7 @@ def write(rows: Sequence[ManifestRow], root: Path, recipe: Recipe, workers: int 
         classes = class_names(rows, recipe)
         write_json(partial / "classes.json", classes)
         for split, part in parts.items():
-            write_split(part, root, recipe, os.cpu_count() if workers is None else workers, partial / split)
+            write_split(part, root, recipe, cores.usable() if workers is None else workers, partial / split)
             write_array(partial / split / "labels.npy", labels_of(part, classes, recipe.multilabel))
             write_table(partial / split / "index.parquet", _index(part))
         if recipe.online:

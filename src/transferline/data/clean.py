@@ -5,7 +5,6 @@ Backbones are compared on training images alone, which lie in a folder of their 
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from transferline import cores
 from transferline.artifacts import Arrays, ManifestRow, SplitName, read_array
 from transferline.data.arrays import Recipe, class_names, labels_of, require_space, write_split
 from transferline.data.folders import replaced
@@ -58,7 +58,7 @@ def taken(
     """
     part, classes = sample(rows, limit, recipe.seed, split), class_names(rows, recipe)
     with tempfile.TemporaryDirectory() as scratch:
-        processes = os.cpu_count() if workers is None else workers
+        processes = cores.usable() if workers is None else workers
         write_split(part, root, replace(recipe, views=0), processes, Path(scratch) / split)
         images = read_array(Path(scratch) / split / "images.npy")
     return Arrays(images, labels_of(part, classes, recipe.multilabel), [row.path for row in part], classes)

@@ -11,6 +11,8 @@ from multiprocessing import Pipe, Process
 from multiprocessing.connection import Connection
 from typing import Generic, TypeVar
 
+from transferline import cores
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -43,7 +45,7 @@ class Work(Generic[Item, Result]):
 
     def _until_broken(self, chunks: deque[Sequence[Item]]) -> Iterator[Result]:
         """Results of the next chunks, which are taken out of `chunks`, until there are none or a worker has died."""
-        workers = min(os.cpu_count() or 1, len(chunks))
+        workers = min(cores.usable(), len(chunks))
         pool, broken = ProcessPoolExecutor(workers, initializer=_end_quietly), False
         running: deque[tuple[Sequence[Item], Future[list[Result]]]] = deque()
         try:

@@ -1,6 +1,5 @@
 import csv
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from transferline import cores
 from transferline.artifacts import read_manifest, write_manifest
 from transferline.data import manifest, reports, sources
 from transferline.errors import UserError
@@ -51,7 +51,7 @@ def test_every_image_stands_in_the_manifest_sorted_and_it_reads_back(tmp_path):
 def test_two_runs_agree_however_many_processes_decode(tmp_path, monkeypatch):
     root = make(tmp_path, {"a": 20, "b": 20})
     first = build(root)
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(cores, "usable", lambda: 1)
     assert build(root) == first
 
 
