@@ -1,12 +1,12 @@
 """Answers for any number of images, in their order, at constant memory: decoded and classified in several threads."""
 
-import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -86,36 +86,35 @@ class _Place:
 
 
 class _Stream:
-    """The window: inputs wait to be decoded, then for a batch of their size, then until those before are answered."""
+    """The window: inputs wait to be decoded, then for a batch of their size, then until those before are answered.
+
+    Who takes the answers never has the lock, and waits at a queue: an interrupt of the main thread (Ctrl-C) while it
+    enters a threading.Condition can leave that locked for good, and all threads waiting.
+    """
 
     def __init__(self, predictor: Predictor, inputs: Iterator[Input], plan: Plan) -> None:
         self._predictor, self._inputs, self._plan = predictor, inputs, plan
-        lock = threading.Lock()  # of everything below
-        self._due, self._answered = threading.Condition(lock), threading.Condition(lock)
-        self._numbers = itertools.count()
+        self._found: SimpleQueue[tuple[Input, Outcome] | BaseException | None] = SimpleQueue()  # None: that is all
+        self._calls: SimpleQueue[None] = SimpleQueue()  # each has a thread that waits look for work again
+        self._taken, self._closed = 0, False  # by who takes the answers
+        self._lock = threading.Lock()  # of everything below
+        self._begun = 0
         self._window: deque[_Place] = deque()
         self._decoded: dict[tuple[int, ...], deque[_Place]] = {}  # that wait for a batch, by size, the oldest first
         self._pixels = self._running = 0
-        self._ended = self._closed = False
-        self._failure: BaseException | None = None
+        self._ended = False
 
     def __iter__(self) -> Iterator[tuple[Input, Outcome]]:
-        while True:
-            with self._answered:
-                self._answered.wait_for(self._can_hand_out)
-                if self._failure is not None:
-                    raise self._failure
-                if not self._window:
-                    return
-                place = self._window.popleft()
-                self._due.notify()
-            assert place.outcome is not None
-            yield place.given, place.outcome
+        while (found := self._found.get()) is not None:
+            if isinstance(found, BaseException):
+                raise found
+            self._taken += 1
+            self._call(1)
+            yield found
 
     def close(self) -> None:
-        with self._due:
-            self._closed = True
-            self._due.notify_all()
+        self._closed = True
+        self._call(self._plan.workers)
 
     def work(self) -> None:
         """What a thread does until the stream is closed."""
@@ -123,32 +122,45 @@ class _Stream:
             while job := self._job():
                 job()
         except BaseException as error:
-            with self._answered:
-                self._failure = error
-                self._answered.notify()
+            self._found.put(error)
 
-    def _can_hand_out(self) -> bool:
-        if self._failure is not None or not self._window:
-            return self._failure is not None or self._ended
-        return self._window[0].outcome is not None
+    def _call(self, threads: int) -> None:
+        """More calls than there are threads say nothing."""
+        for _ in range(min(threads, self._plan.workers - self._calls.qsize())):
+            self._calls.put(None)
 
     def _job(self) -> Callable[[], None] | None:
-        """A whole batch goes first, then a further image; where there is no room for one, what has waited longest."""
-        with self._due:
-            while not self._closed:
-                more = not self._ended and len(self._window) < self._plan.ahead and self._pixels < self._plan.pixels
-                slack = more or (not self._ended and self._can_hand_out())  # which will make room
-                if batch := self._batch(whole=slack):
-                    return partial(self._classify, batch)
-                if not more:
-                    self._due.wait()
-                elif (given := next(self._inputs, None)) is not None:
-                    self._window.append(_Place(next(self._numbers), given))
-                    return partial(self._decode, self._window[-1])
-                else:
-                    self._ended = True
-                    self._answered.notify()
+        while not self._closed:
+            with self._lock:
+                if job := self._due():
+                    return job
+            self._calls.get()
         return None
+
+    def _due(self) -> Callable[[], None] | None:
+        """A whole batch goes first, then a further image; where there is no room for one, what has waited longest."""
+        under_way = self._begun - self._taken
+        more = not self._ended and under_way < self._plan.ahead and self._pixels < self._plan.pixels
+        slack = more or (not self._ended and under_way > len(self._window))  # for those to be taken make room
+        if batch := self._batch(whole=slack):
+            return partial(self._classify, batch)
+        if not more:
+            return None
+        if (given := next(self._inputs, None)) is not None:
+            self._window.append(_Place(self._begun, given))
+            self._begun += 1
+            return partial(self._decode, self._window[-1])
+        self._ended = True
+        self._hand_out()
+        self._call(self._plan.workers)  # what has waited for a whole batch waits no longer
+        return self._due()
+
+    def _hand_out(self) -> None:
+        """What is answered, and so are those before."""
+        while self._window and (outcome := self._window[0].outcome) is not None:
+            self._found.put((self._window.popleft().given, outcome))
+        if self._ended and not self._window:
+            self._found.put(None)
 
     def _batch(self, *, whole: bool) -> list[_Place]:
         """Images to classify now, if any: of the size of which one has waited longest; a whole batch or less."""
@@ -172,11 +184,11 @@ class _Stream:
         try:
             pixels = images.decode(_readable(source), max_pixels=images.MAX_PIXELS)
         except ImageError as error:
-            with self._answered:
+            with self._lock:
                 place.outcome = error
-                self._answered.notify()
+                self._hand_out()
             return
-        with self._due:
+        with self._lock:
             place.pixels = pixels
             self._pixels += pixels.size // _CHANNELS
             self._decoded.setdefault(pixels.shape, deque()).append(place)
@@ -186,13 +198,13 @@ class _Stream:
         pixels = first[np.newaxis] if len(batch) == 1 else np.stack([_pixels(place) for place in batch])
         found = self._predictor.predict(pixels)
         outcomes = [answers.answer(self._predictor, row) for row in found]
-        with self._due:
+        with self._lock:
             for place, outcome in zip(batch, outcomes, strict=True):
                 place.pixels, place.outcome = None, outcome
             self._running -= 1
             self._pixels -= pixels.size // _CHANNELS
-            self._due.notify_all()
-            self._answered.notify()
+            self._hand_out()
+        self._call(self._plan.workers)
 
 
 def _readable(source: Path | bytes | ImageError) -> Path | bytes:

@@ -2,12 +2,14 @@
 
 import io
 import itertools
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -169,6 +171,49 @@ def test_who_stops_early_has_all_threads_ended() -> None:
     """As the fixture sees: after every test here."""
     with closing(streaming.answered(Fake(), map(given, itertools.count()), Plan(4, 3, 2))) as stream:
         assert [one.name for one, _ in itertools.islice(stream, 5)] == list("01234")
+
+
+def test_an_interrupt_at_any_moment_ends_it() -> None:
+    """As Ctrl-C does: at any call and return of who takes the answers."""
+    inputs, moments = [given(number) for number in range(6)], itertools.count()
+    while _interrupted(inputs, moment := next(moments)):
+        assert moment < 1000
+    assert moment > len(inputs)
+
+
+def _interrupted(inputs: list[Input], moment: int) -> bool:
+    """Whether it lasted until the call or return of that number, counted from 0."""
+    past = 0
+
+    def interrupt(frame: FrameType, _event: str, _argument: object) -> None:
+        nonlocal past
+        if "_Stream.__iter__" in _above(frame):
+            past += 1
+            if past > moment:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+    def take() -> None:
+        found = streaming.answered(Fake(), iter(inputs), Plan(1, 2, 2))
+        with closing(found), suppress(KeyboardInterrupt):
+            sys.setprofile(interrupt)
+            for _ in found:
+                pass
+            sys.setprofile(None)
+
+    taking = threading.Thread(target=take, daemon=True)  # which could not be joined where it waits for good
+    taking.start()
+    taking.join(60)
+    assert not taking.is_alive(), f"interrupted at moment {moment}"
+    return past > moment
+
+
+def _above(frame: FrameType | None) -> set[str]:
+    names = set()
+    while frame is not None:
+        names.add(frame.f_code.co_qualname)
+        frame = frame.f_back
+    return names
 
 
 def test_a_model_that_cannot_be_run_ends_it() -> None:
