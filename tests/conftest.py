@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,6 +46,17 @@ def left_out(config: pytest.Config) -> list[str]:
     files = (path.relative_to(config.rootpath) for path in (config.rootpath / "tests").rglob("test_*.py"))
     folders = {file.parent.as_posix() for file in files if not run & {file, *file.parents}}
     return [f"tests marked {name}" for name in markers] + sorted(folders)
+
+
+@pytest.fixture(autouse=True)
+def child_processes_end_unnoticed() -> Iterator[None]:
+    """torch's DataLoader leaves a handler of SIGCHLD behind, which must not meet the processes of later tests.
+
+    Python 3.11 crashed in it, after torch.export.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before)
 
 
 @dataclass
