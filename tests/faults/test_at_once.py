@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.kill_line import PARAMS, make_images
@@ -32,7 +32,8 @@ def queue_workers(project: Project, jobs: int) -> Iterator[None]:
         for worker in (project.root / ".dvc/tmp/exps/celery").glob("dvc-exp-worker-*.json"):
             about = json.loads(worker.read_text(encoding="utf-8"))
             if about["returncode"] is None:
-                os.kill(about["pid"], signal.SIGTERM)
+                with suppress(ProcessLookupError):  # it has ended since
+                    os.kill(about["pid"], signal.SIGTERM)
 
 
 def test_two_lines_in_one_folder_do_each_other_no_harm(whole: Whole, tmp_path: Path) -> None:
