@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.sides import LABELS, Outcome, Remote, Side, Trial, remotes
-from transferline import config
+from transferline import augmentation, config
 from transferline.artifacts import write_manifest
 from transferline.data import arrays, manifest, sources
 from transferline.model import backbones
@@ -45,7 +45,9 @@ def prepare_data(root: Path, work: Path, backbone: str, seed: int) -> tuple[floa
     params = config.load("augment", "data", "prepare")
     rows = manifest.build(sources.scan(root), params.data.split, params.prepare, seed).rows
     write_manifest(rows, work / "manifest.parquet")
-    recipe = arrays.Recipe(backbones.input_size(backbone), "squash", params.augment.views, params.augment.policy, seed)
+    views = augmentation.views(params.augment.views, sum(row.split == "train" for row in rows))
+    policy = augmentation.starting_policy(params.augment.policy)
+    recipe = arrays.Recipe(backbones.input_size(backbone), "squash", views, policy, seed)
     start = time.perf_counter()
     size = arrays.write(rows, root, recipe, None, work / "arrays")
     return time.perf_counter() - start, size, sum(row.split == "train" for row in rows)

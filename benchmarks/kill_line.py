@@ -45,7 +45,6 @@ PARAMS: dict[str, dict[str, Any]] = {
     "augment": {"views": 1, "audit": "off"},
     "tune": {
         "trials": 3,
-        "train_fraction": 1.0,
         "search": {
             "batch_size": [8, 16],
             "lr": {"low": 1e-3, "high": 5e-3},

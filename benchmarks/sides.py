@@ -153,29 +153,34 @@ class Ours(Bench):
         shutil.rmtree("cache", ignore_errors=True)
         start = time.perf_counter()
         self.behind = embed(Cache(Activations(), Path("cache")), self.net, self.splits, depths)
-        kept = sum(behind.train.entry.bytes + behind.val.entry.bytes for behind in self.behind.values())
+        kept = sum(side.stored.entry.bytes for behind in self.behind.values() for side in behind)
         return time.perf_counter() - start, kept
 
     def train(self, trial: Trial, epochs: int, count: int, callbacks: list[Any]) -> float:
         from copy import deepcopy
+        from dataclasses import replace
 
         from transferline.fitting import Fit
+        from transferline.training.data import Kept
         from transferline.training.fit import fit
 
-        net = deepcopy(self.net)
+        net, train, behind = deepcopy(self.net), self.splits.train, self.behind.get(trial.depth)
         net.freeze(trial.depth)
+        fewer = replace(train, images=train.images[:count], labels=train.labels[:count], paths=train.paths[:count])
+        if behind:
+            kept = Kept(replace(behind.train.stored, values=behind.train.stored.values[:count]))
+            behind = behind._replace(train=kept)
         with redirect_stdout(StringIO()):
             history = fit(
                 net,
-                self.splits,
-                Fit(epochs=epochs, early_stopping=None, backbone_lr_factor=0.8),
+                self.splits._replace(train=fewer),
+                Fit(epochs=epochs, backbone_lr_factor=0.8, batchnorm="train", monitor="macro_f1"),
                 lr=trial.lr,
                 batch_size=trial.batch_size,
                 seed=self.options.seed,
                 recorder=_Nowhere(),
                 label="",
-                fraction=count / len(self.rows["train"]),
-                behind=self.behind.get(trial.depth),
+                behind=behind,
                 callbacks=callbacks,
             )
         return max(epoch["val_macro_f1"] for epoch in history.epochs)

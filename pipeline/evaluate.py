@@ -9,30 +9,32 @@ def main() -> None:
     print(f"evaluate: judging {FINETUNED} on the test images of {ARRAYS}", flush=True)
     options, folder = params.evaluate, METRICS.parent
     with tracking.stage("evaluate", params, inputs=[FINETUNED, HEAD, *TRAINING, ARRAYS / "test", LEAKAGE]) as run:
-        from transferline.model import classifier, training_features
+        from transferline.model import classifier, logits, training_features
 
         splits = {split: artifacts.read_arrays(split) for split in SPLITS}
         val, test, best = splits["val"], splits["test"], artifacts.read_best()
-        network, card = classifier.load(FINETUNED)
-        val_logits = classifier.predict_logits(network, val.images[:, 0], options.batch_size)
-        test_logits = classifier.predict_logits(network, test.images[:, 0], options.batch_size)
+        choice, (network, card) = artifacts.read_choice(), classifier.load(FINETUNED)
+        final = logits.of_final(network, splits, options.batch_size)
 
         # scikit-learn takes seconds to import
-        from transferline.evaluation import calibration, label_errors, leakage, metrics, report
+        from transferline.evaluation import calibration, gain, label_errors, leakage, metrics, report
 
-        outcome = calibration.calibrate(val_logits, val.labels, test_logits, test.labels, card.classes)
+        outcome = calibration.calibrate(final["val"], val.labels, final["test"], test.labels, card.classes)
         scores = metrics.evaluate(outcome, options.calibration_bins, options.bootstrap, params.seed)
+        scores |= gain.measure(
+            outcome, logits.of_probe(splits, options.batch_size), splits, options.bootstrap, params.seed
+        )
         scores |= leakage.compare(outcome, test.paths, leakage.read())
         doubts = None
         if options.label_errors:
             features = training_features.both(network, best.freeze_depth, splits, run.inputs, params.activations)
-            doubts = label_errors.find(
-                features, {"val": val_logits, "test": test_logits}, splits, outcome.temperature, params.seed
-            )
+            doubts = label_errors.find(features, final, splits, outcome.temperature, params.seed)
             scores["label_errors"] = doubts.counts()
         artifacts.write_json(METRICS, scores)
         artifacts.write_predictions(outcome.to_predictions(test.paths))
-        report.write(folder, outcome, scores, splits=splits, card=card, best=best, options=options, doubts=doubts)
+        report.write(
+            folder, outcome, scores, splits=splits, card=card, best=best, choice=choice, options=options, doubts=doubts
+        )
         run.log_metrics(metrics.scalars(scores))
         run.log_artifacts(folder)
     print(f"evaluate: {report.headline(scores)} -> {folder / 'report.html'}", flush=True)

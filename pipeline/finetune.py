@@ -1,7 +1,19 @@
 """finetune: from the trained head, everything above the tuned freeze depth."""
 
 from transferline import config, errors, tracking
-from transferline.artifacts import BEST, FINETUNED, HEAD, TRAINING, read_arrays, read_best
+from transferline.artifacts import (
+    BEST,
+    FINETUNED,
+    HEAD,
+    PLAN,
+    PROBE,
+    TRAINING,
+    WINNER,
+    read_arrays,
+    read_best,
+    read_plan,
+    read_probe,
+)
 
 
 def main() -> None:
@@ -9,18 +21,28 @@ def main() -> None:
     best = read_best()
     frozen = "no block" if params.finetune.freezing == "full" else f"{best.freeze_depth} blocks"
     print(f"finetune: from {HEAD}, with {frozen} frozen", flush=True)
-    with tracking.stage("finetune", params, inputs=[*TRAINING, HEAD, BEST]) as run:
+    with tracking.stage("finetune", params, inputs=[*TRAINING, HEAD, BEST, PROBE, PLAN, WINNER]) as run:
         from transferline.model.activations import Cache
         from transferline.training.data import Splits
         from transferline.training.stages import finetune
 
         splits = Splits(read_arrays("train"), read_arrays("val"), run.inputs)
         cache = Cache(params.activations)
-        history = finetune(
-            splits, params.finetune, best=best, seed=params.seed, cache=cache, recorder=run, resume=run.resume
+        _, choice = finetune(
+            splits,
+            params.finetune,
+            best=best,
+            probed=read_probe(),
+            plan=read_plan(),
+            seed=params.seed,
+            cache=cache,
+            recorder=run,
+            resume=run.resume,
         )
+        run.log_metrics({f"val_{name}": getattr(choice.candidate, f"val_{name}") for name in ("loss", "macro_f1")})
+        run.set_tags({"chosen": choice.chosen})
         run.log_artifacts(FINETUNED)
-    print(f"finetune: validation macro-F1 {history.best['val_macro_f1']:.4f} -> {FINETUNED}", flush=True)
+    print(f"finetune: {choice.chosen}: {choice.reason} -> {FINETUNED}", flush=True)
 
 
 if __name__ == "__main__":

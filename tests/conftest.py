@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: workers share two cores, and the sums stay the same
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: workers share two cores
 
 import numpy as np
 import pytest

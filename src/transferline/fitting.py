@@ -1,4 +1,4 @@
-"""How tune, train and finetune train: the keys that all three have, and those of train and finetune alone."""
+"""How train and finetune train, and tune's trials as finetune does: the keys of both, and of each alone."""
 
 from typing import Annotated, Literal, Self
 
@@ -20,12 +20,25 @@ def _known_optimizer(name: str) -> str:
 
 
 Optimizer = Annotated[str, AfterValidator(_known_optimizer)]
+Epochs = Annotated[int, Field(ge=1)] | Literal["auto"]
+
+# What `auto` epochs aim at: so many training images seen in all. Small sets need about as many steps as larger ones to
+# learn as much, so they get more epochs (compare BiT's rule, Kolesnikov et al. 2020, arXiv 1912.11370).
+IMAGES_SEEN, FEWEST_EPOCHS, MOST_EPOCHS = 2500, 2, 10
+
+
+def auto_epochs(images: int) -> int:
+    """Passes over so many training images that `auto` stands for."""
+    return min(max(round(IMAGES_SEEN / images), FEWEST_EPOCHS), MOST_EPOCHS)
 
 
 class Fit(Section):
     """What every training loop (tune, train, finetune) can be told."""
 
-    epochs: int = Field(3, ge=1, description="passes over the training images at most")
+    epochs: Epochs = Field("auto", description="passes over the training images; auto: by the number of images")
+    clean_epochs: int = Field(
+        1, ge=0, description="last epochs that see the clean images instead of augmented views; the first one never"
+    )
     loss: Literal["cross_entropy", "focal"] = Field(
         "cross_entropy", description="focal weighs down what is right already; on several labels an image, of sigmoids"
     )
@@ -55,12 +68,14 @@ class Fit(Section):
     step_epochs: int = Field(2, ge=1, description="step: epochs between two drops")
     step_gamma: float = Field(0.1, gt=0, lt=1, description="step and plateau: factor of a drop")
     plateau_patience: int = Field(1, ge=0, description="plateau: epochs without improvement before a drop")
-    early_stopping: int | None = Field(5, ge=1, description="epochs without improvement before stopping; null: never")
+    early_stopping: int | None = Field(
+        None, ge=1, description="epochs without improvement before stopping; null: never, as schedules need their end"
+    )
     early_stopping_monitor: Monitor | None = Field(None, description="of what; null: as monitor")
-    monitor: Monitor = Field("macro_f1", description="what best means; on validation but for train_...")
-    gradient_clip: float | None = Field(None, gt=0, description="largest norm of the gradient; null: not clipped")
+    monitor: Monitor = Field("loss", description="what best means; on validation but for train_...")
+    gradient_clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; null: not clipped")
     backbone_lr_factor: float = Field(
-        0.5, gt=0, le=1, description="learning rate of the backbone as a share of the head's"
+        0.3, gt=0, le=1, description="learning rate of the backbone as a share of the head's"
     )
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="learning rate of a block as a share of that of the one above; 1: all alike"
@@ -77,7 +92,7 @@ class Fit(Section):
         None, gt=0, lt=1, description="keep a running average of the weights with this decay, 0.99 say; null: do not"
     )
     batchnorm: Literal["train", "frozen"] = Field(
-        "train", description="frozen: blocks in training keep their statistics, better for small batches"
+        "frozen", description="frozen: blocks in training keep their statistics, better for few images"
     )
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
         "auto", description="auto: bf16-mixed on a GPU that has it, 32-true else"
@@ -85,6 +100,10 @@ class Fit(Section):
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field("auto", description="of Lightning")
     devices: int | Literal["auto"] = Field("auto", description="auto takes one; more than 1 is not supported yet")
     channels_last: bool = Field(True, description="memory format; faster on CPUs and on tensor cores")
+
+    def lasting(self, images: int) -> Self:
+        """The same with a number of epochs for so many training images, where it is `auto`."""
+        return self.model_copy(update={"epochs": auto_epochs(images)}) if self.epochs == "auto" else self
 
     @property
     def mixes(self) -> bool:
@@ -109,13 +128,19 @@ class Fit(Section):
 
 
 class Train(Fit):
-    epochs: int = Field(
-        1, ge=0, description="passes over the training images with the backbone frozen; 0 leaves the head as made"
+    """Of a head that is not linear; a linear one is fitted as the probe is."""
+
+    epochs: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="passes over the training images with the backbone frozen; 0 leaves the head as made"
     )
 
 
 class Finetune(Fit):
-    epochs: int = Field(4, ge=1, description="passes over the training images, unfrozen down to the tuned depth")
+    refit: bool | Literal["auto"] = Field(
+        "auto",
+        description="train once more, on train and validation together, with all that was chosen; auto: where that is"
+        " not much work",
+    )
     freezing: Literal["depth", "gradual", "full"] = Field(
         "depth",
         description="down to the tuned depth at once; gradual: block by block, from the top; full: every block",
@@ -128,10 +153,11 @@ class Finetune(Fit):
 
     @model_validator(mode="after")
     def _unfrozen_in_time(self) -> Self:
-        if self.freezing == "gradual" and self.unfreeze_epochs is not None and self.unfreeze_epochs > self.epochs:
+        over = None if self.epochs == "auto" else self.epochs
+        if self.freezing == "gradual" and over and self.unfreeze_epochs and self.unfreeze_epochs > over:
             raise ValueError(
                 f"unfreeze_epochs: {self.unfreeze_epochs} is more than there are epochs;"
-                f" the nearest right value is {self.epochs}"
+                f" the nearest right value is {over}"
             )
         return self
 

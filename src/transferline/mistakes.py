@@ -56,6 +56,10 @@ def explain(section: str, kind: Any, error: ValidationError) -> UserError:
         error: what pydantic raised.
     """
     details = sorted(error.errors(include_url=False), key=lambda detail: detail["type"] == "missing")
+    keys = [_place(section, kind, detail).key for detail in details]
+    # Where a list may also be a word, as in `policy: auto`, a mistake within the list goes first.
+    inner = [not any(other.startswith((f"{key}[", f"{key} (")) for other in keys) for key in keys]
+    details = [detail for detail, innermost in zip(details, inner, strict=True) if innermost]
     first, place = details[0], _place(section, kind, details[0])
     if first["type"] in ("extra_forbidden", "invalid_key", "missing"):
         return _wrong_key(place, first)

@@ -41,7 +41,7 @@ def markdown() -> str:
     parts = []
     for name, kind in config.SECTIONS.items():
         if kind is Tune:
-            parts.append(_table("tune, train and finetune", _shared()))
+            parts.append(_table("train and finetune", _shared()))
         parts.append(_section(name, kind))
         if kind is Tune:
             parts.append(_searched())
@@ -95,8 +95,8 @@ def _searched() -> str:
     return (
         f"`search` also takes, by its name, any number of {', '.join(ranges)} as `{{low, high, log}}`, and any choice"
         f" of {', '.join(lists)} as a list of values, as `optimizer: [adamw, sgd]`. Each must be a value that the key"
-        " itself, there or in `model`, may have. What is not searched stays as the section says; the first trial"
-        " takes what the section says of what is searched, too, or the nearest in the space."
+        " itself, there or in `model`, may have. What is not searched stays as `finetune` or `model` says; the first"
+        " trial takes what the section says of what is searched, too, or the nearest in the space."
     )
 
 
@@ -145,7 +145,7 @@ def _type(annotation: Any) -> str:
     if origin is Annotated:
         return _type(arguments[0])
     if arguments:
-        return " or ".join(_type(part) for part in arguments)
+        return " or ".join(_kind(FieldInfo.from_annotation(part)) for part in arguments)
     return "{" + ", ".join(annotation.model_fields) + "}"
 
 

@@ -62,6 +62,11 @@ class Data(Section):
 class Head(Section):
     """What stands on the backbone; a linear layer on pooled features by default."""
 
+    features: Literal["auto", "last", "blocks"] = Field(
+        "auto",
+        description="what it sees: last: the last block's features; blocks: those of every block; auto: what a linear"
+        " probe predicts best from, of the last block, the last half of the blocks, and all",
+    )
     pooling: Literal["auto", "average", "max", "average_max", "generalised_mean", "token", "flatten"] = Field(
         "auto", description="features to one vector; auto: the class token where the backbone has one, else average"
     )
@@ -135,15 +140,23 @@ class Prepare(Section):
 
 
 class Augment(Section):
-    views: int = Field(2, ge=0, le=64, description="augmented views of each training image, beside the clean one")
+    views: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = Field(
+        "auto",
+        description="augmented views of each training image, next to the clean one; auto: 4 up to 700 training"
+        " images, 3 up to 1,000, 2 up to 10,000, 1 beyond",
+    )
     online: bool = Field(
         False,
         description="draw a new view of each training image every epoch; none is stored",
     )
     workers: int | None = Field(None, ge=0, le=256, description="processes; null: one a core")
-    policy: Annotated[tuple[Transform, ...], Strict(False)] = Field((), description="transforms, applied in this order")
+    policy: Annotated[tuple[Transform, ...], Strict(False)] | Literal["auto"] = Field(
+        "auto",
+        description="transforms, applied in this order; auto: a broad list without those that the audit finds to"
+        " destroy labels",
+    )
     audit: Literal["warn", "refuse", "off"] = Field(
-        "warn", description="what to do about a transform that a probe finds to destroy labels"
+        "warn", description="what to do about a listed transform that a probe finds to destroy labels"
     )
 
     @field_validator("audit", mode="before")
@@ -153,7 +166,11 @@ class Augment(Section):
 
     @field_validator("policy")
     @classmethod
-    def _one_automatic(cls, transforms: tuple[Transform, ...]) -> tuple[Transform, ...]:
+    def _one_automatic(
+        cls, transforms: tuple[Transform, ...] | Literal["auto"]
+    ) -> tuple[Transform, ...] | Literal["auto"]:
+        if transforms == "auto":
+            return transforms
         automatic = [one.name for one in transforms if one.enabled and isinstance(one, TrivialAugment | RandAugment)]
         if len(automatic) > 1:
             raise ValueError(
@@ -188,9 +205,9 @@ class Export(Section):
         le=1,
         description="refuse a variant whose accuracy or macro-F1 is lower than fp32's by more than this",
     )
-    calibration_images: int = Field(200, ge=1, le=100_000, description="training images that int8 is calibrated on")
+    calibration_images: int = Field(100, ge=1, le=100_000, description="training images that int8 is calibrated on")
     int8_trials: int = Field(
-        8, ge=1, le=1000, description="candidates measured in the search for the layers that int8 leaves in float"
+        1, ge=1, le=1000, description="1: all layers in int8; more: so many candidates that leave some in float"
     )
     opset: int = Field(20, ge=18, le=23, description="ONNX operator set")
     batch_size: int = Field(32, ge=2, description="the N at which the test split is replayed, beside 1")

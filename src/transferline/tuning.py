@@ -15,12 +15,16 @@ from transferline.policy import Section
 from transferline.sections import Head, Model
 
 MAX_LR = 10.0
+# By rule, what the trials together may cost, and training once more on train and validation: so many forward passes of
+# the whole backbone for each training image. Sets of fewer than LEAST_IMAGES get as much as one of so many.
+SEARCH_PASSES, REFIT_PASSES, LEAST_IMAGES = 3.3, 1.0, 750
 # What belongs to the machine, or to how long and by what trials are judged, which must be the same for all.
 _SAME_FOR_ALL = {
     *("epochs", "early_stopping", "early_stopping_monitor", "monitor"),
     *("precision", "accelerator", "devices", "channels_last", "checkpoint_share"),
 }
 _OF_THE_MODEL = ("dropout", "stochastic_depth")
+_DECIDED_BY_THE_PROBE = ("features",)
 _OF_THE_LOSS = ("loss", "focal_gamma", "class_weights")  # on validation, too
 _LIMITS: dict[str, tuple[Callable[[float, float], bool], str]] = {
     "ge": (operator.ge, "the nearest right value is"),
@@ -63,8 +67,10 @@ class IntRange(Section):
 class Space(Section):
     """What is always searched."""
 
-    lr: FloatRange = Field(FloatRange(low=3e-4, high=5e-3, log=True), description="learning rate of the head")
-    batch_size: Annotated[tuple[int, ...], Strict(False)] = Field((16, 32, 64), min_length=1, description="choices")
+    lr: FloatRange = Field(FloatRange(low=1e-4, high=1e-2, log=True), description="learning rate of the head")
+    batch_size: Annotated[tuple[int, ...], Strict(False)] = Field(
+        (8, 16, 32), min_length=1, description="choices; those beyond an eighth of the training images are left out"
+    )
     freeze_depth: IntRange = Field(IntRange(low=0), description="how many of the first blocks stay frozen")
 
     @property
@@ -93,7 +99,7 @@ class Space(Section):
 SEARCHED: dict[str, FieldInfo] = {
     **{name: field for name, field in Fit.model_fields.items() if name not in _SAME_FOR_ALL},
     **{name: Model.model_fields[name] for name in _OF_THE_MODEL},
-    **Head.model_fields,
+    **{name: field for name, field in Head.model_fields.items() if name not in _DECIDED_BY_THE_PROBE},
 }
 
 
@@ -134,11 +140,13 @@ else:
 
 
 class Start(Section):
-    """Values of the first trial, and the answer when there are no trials."""
+    """Values of the first trials, and the answer when there are no trials."""
 
-    lr: float = Field(2e-3, gt=0, le=MAX_LR, description="learning rate of the head")
-    batch_size: int = Field(32, ge=1, description="images a step")
-    freeze_depth: int = Field(3, ge=0, description="frozen blocks, from the input on")
+    lr: float = Field(4e-3, gt=0, le=MAX_LR, description="learning rate of the head")
+    batch_size: int = Field(16, ge=1, description="images a step")
+    freeze_depth: int | None = Field(
+        None, ge=0, description="frozen blocks, from the input on; null: as deep as the probe suggests"
+    )
     freeze_to: str | None = Field(
         None,
         min_length=1,
@@ -147,28 +155,44 @@ class Start(Section):
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
-        if self.freeze_to is not None and "freeze_depth" in self.model_fields_set:
+        if self.freeze_to is not None and self.freeze_depth is not None:
             raise ValueError("freeze_to and freeze_depth both say how deep to freeze; give one of them")
         return self
 
 
-class Tune(Fit):
-    trials: int = Field(8, ge=0, description="trials in all, earlier ones of the same study counted; 0: take `start`")
-    budget: Literal["epochs", "seconds"] = Field(
-        "epochs", description="what every trial gets the same of; seconds depend on the machine, and so does the result"
+class Tune(Section):
+    """The search. A trial is trained as `finetune` says."""
+
+    trials: int | Literal["auto"] = Field(
+        "auto",
+        description="trials in all, earlier ones of the same study counted; 0: take `start`; auto: as many as fit into"
+        " about twice the work of a training with half of the blocks frozen, or into `minutes`",
     )
-    epochs: int = Field(1, ge=1, description="passes over the training images a trial, with budget: epochs")
-    seconds: float = Field(30.0, gt=0, description="of training and validation a trial, with budget: seconds")
-    train_fraction: float = Field(0.5, gt=0, le=1, description="share of the training images a trial sees, stratified")
-    objective: Objective = Field("macro_f1", description="on validation; in a trial, monitor is the same")
-    pruner: Literal["median", "none"] = Field("median", description="stop trials below the median of their peers")
-    start: Start = Field(Start(), description="values of the first trial")
+    minutes: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="for all from tune on to the end of the line; a few steps are timed once, which decides how many"
+        " trials of which length fit; null: by rule, without a clock, so that the same images give the same trials",
+    )
+    objective: Objective = Field("loss", description="on validation; in a trial, monitor is the same")
+    pruner: Literal["median", "halving", "none"] = Field(
+        "median",
+        description="stop a trial that after two thirds of its epochs is below the median of its peers there, or"
+        " (halving) not among the better third of them",
+    )
+    start: Start = Field(Start(), description="values of the first trials")
     search: Search = Field(Search(), description="the space that is searched")
+
+    @model_validator(mode="after")
+    def _trials_fit(self) -> Self:
+        if self.trials not in (0, "auto") and int(self.trials) < 0:
+            raise ValueError(f"trials: {self.trials} is out of range; the nearest right value is 0")
+        if self.minutes is not None and self.trials != "auto":
+            raise ValueError(f"trials: {self.trials} and minutes both say how long to search; set trials: auto")
+        return self
 
     @model_validator(mode="after")
     def _start_lies_inside(self) -> Self:
         lr, depth, start = self.search.lr, self.search.freeze_depth, self.start
-        high = max(start.freeze_depth, depth.low) if depth.high is None else depth.high
         if self.trials == 0:
             return self
         if not lr.low <= start.lr <= lr.high:
@@ -177,7 +201,10 @@ class Tune(Fit):
         if start.batch_size not in self.search.batch_size:
             nearest = min(self.search.batch_size, key=lambda size: abs(size - start.batch_size))
             raise ValueError(f"start.batch_size: {start.batch_size} is not in search.batch_size; {nearest} is nearest")
-        if start.freeze_to is None and not depth.low <= start.freeze_depth <= high:
+        if start.freeze_depth is None:
+            return self
+        high = max(start.freeze_depth, depth.low) if depth.high is None else depth.high
+        if not depth.low <= start.freeze_depth <= high:
             nearest = min(max(start.freeze_depth, depth.low), high)
             raise ValueError(
                 f"start.freeze_depth: {start.freeze_depth} is outside search.freeze_depth;"
@@ -195,16 +222,11 @@ class Tune(Fit):
             )
         return self
 
-    @model_validator(mode="after")
-    def _pairs(self) -> Self:
-        needs_pairs(self, min(self.start.batch_size, *self.search.batch_size))
-        return self
 
-
-def first(config: Tune, model: Model) -> dict[str, Any]:
-    """What the first trial takes: `start`, and of what else is searched the section's own value, or the nearest."""
-    own = {**dict(model.head), **dict(model), **dict(config)}
-    return {name: getattr(config.start, name) for name in Space.model_fields} | {
+def first(config: Tune, finetune: Fit, model: Model) -> dict[str, Any]:
+    """What the first trials take beside a depth: `start`, and of what else is searched the section's own value."""
+    own = {**dict(model.head), **dict(model), **dict(finetune)}
+    return {"lr": config.start.lr, "batch_size": config.start.batch_size} | {
         name: _nearest(own[name], space) for name, space in config.search.further.items()
     }
 

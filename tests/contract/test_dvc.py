@@ -120,8 +120,8 @@ def test_training_cannot_see_the_test_split(stage: str) -> None:
     assert read == {"train", "val"}
 
 
-def test_changed_finetuning_does_not_wake_tune() -> None:
-    assert [stage for stage in ORDER if "finetune" in STAGES[stage]["params"]] == ["finetune"]
+def test_changed_finetuning_wakes_tune_whose_trials_are_trained_so() -> None:
+    assert [stage for stage in ORDER if "finetune" in STAGES[stage]["params"]] == ["tune", "finetune"]
     assert [stage for stage in ORDER if "export" in STAGES[stage]["params"]] == ["export"]
 
 

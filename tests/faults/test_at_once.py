@@ -63,11 +63,10 @@ def test_two_queued_experiments_at_once_end_right_and_share_the_store(tmp_path: 
     assert status.count("Success") == 2, status
     with closing(sqlite3.connect(project.root / "mlruns" / "mlflow.db")) as database:
         found = database.execute(
-            "select runs.status, count(distinct metrics.step) from runs join tags on tags.run_uuid = runs.run_uuid"
-            " and tags.key = 'transferline.stage' and tags.value = 'finetune'"
-            " join metrics on metrics.run_uuid = runs.run_uuid and metrics.key = 'val_loss' group by runs.run_uuid"
+            "select status, count(distinct metrics.step) from runs join metrics on metrics.run_uuid = runs.run_uuid"
+            " and metrics.key = 'val_loss' where runs.name like 'trial %' group by runs.run_uuid"
         ).fetchall()
-    assert sorted(found) == [("FINISHED", 3), ("FINISHED", 4)]
+    assert set(found) == {("FINISHED", 3), ("FINISHED", 4)}
     shown = json.loads(project.dvc("exp", "show", "--json"))
     assert "epochs-3" in json.dumps(shown)
     assert "epochs-4" in json.dumps(shown)

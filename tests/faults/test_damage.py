@@ -13,7 +13,7 @@ import pytest
 
 from tests.unit.deploy.conftest import make_card, make_deployed
 from transferline import artifacts, seal
-from transferline.artifacts import Best, ManifestRow, ModelCard, Predictions, RunRecord
+from transferline.artifacts import Arrays, Best, Candidate, Choice, ManifestRow, ModelCard, Predictions, RunRecord
 from transferline.deploy import export
 from transferline.deploy.predictor import Predictor
 from transferline.errors import UserError
@@ -45,6 +45,11 @@ def _predictions(root: Path) -> Any:
     return read.paths, read.labels, read.predicted, read.probabilities.tolist(), read.classes
 
 
+def _held_out(root: Path) -> Any:
+    val = Arrays(np.zeros((6, 1, 8, 8, 3), np.uint8), np.arange(6) % 3, [f"{n}.png" for n in range(6)], CLASSES)
+    return artifacts.read_held_out(val, root / "held_out.npy").tobytes()
+
+
 def _metrics(root: Path) -> Any:
     return artifacts.read_metrics("macro_f1", "ece_calibrated", "temperature", path=root / "metrics.json")
 
@@ -69,6 +74,8 @@ CASES = [
     Case("arrays/train/online.json", _arrays),
     Case("arrays/classes.json", _arrays),
     Case("best.json", lambda root: artifacts.read_best(root / "best.json")),
+    Case("held_out.npy", _held_out),
+    Case("choice.json", lambda root: artifacts.read_choice(root / "choice.json")),
     Case("metrics.json", _metrics),
     Case("parity.json", lambda root: artifacts.read_parity(root / "parity.json")),
     Case("tune.json", lambda root: artifacts.read_run("tune", root)),
@@ -95,6 +102,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     artifacts.write_online([Blur(name="blur")], train)
     artifacts.write_json(root / "arrays" / "classes.json", CLASSES)
     artifacts.write_best(Best(1e-3, 32, 3, 0.9, "study", "run", {"ema": 0.99}), root / "best.json")
+    artifacts.write_held_out(np.arange(18, dtype=np.float32).reshape(6, 3), root / "held_out.npy")
+    candidates = [Candidate("probe", 0.0, 0.5, 0.8, 0.7, 0.1, 0.05), Candidate("blau", 1.0, 0.4, 0.9, 0.8, 0.0, 0.0)]
+    artifacts.write_choice(Choice(candidates, "blau", "Its loss is lower.", refit=True), root / "choice.json")
     figures = {"macro_f1": 0.9, "ece_calibrated": 0.1, "temperature": 1.5, "thresholds": {"blau": 0.5}}
     artifacts.write_json(root / "metrics.json", figures)
     verdict = {

@@ -110,10 +110,10 @@ def test_a_full_folder_for_temporary_files_is_named(
     recipe = arrays.Recipe(size=224, fit="squash", views=0, policy=(), seed=1)
     monkeypatch.setattr(tempfile, "tempdir", str(disk.root))
     with disk.full(PAGE), pytest.raises(UserError, match=rf"{disk.root}/\S+ cannot be written: {FULL}") as caught:
-        clean.taken(rows, tmp_path / "own", recipe, 0, limit=6, split="train")
+        clean.taken(rows, tmp_path / "own", recipe, 0, limit=6, splits=("train",))
     assert "TMPDIR" in caught.value.fix or not disk.mounted
     assert not list(disk.root.glob("tmp*"))
-    assert len(clean.taken(rows, tmp_path / "own", recipe, 0, limit=6, split="train").images) == 2
+    assert len(clean.taken(rows, tmp_path / "own", recipe, 0, limit=6, splits=("train",)).images) == 2
 
 
 def test_activations_are_not_kept_where_nothing_can_be_written(

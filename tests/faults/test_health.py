@@ -13,14 +13,14 @@ from optuna.trial import TrialState
 
 from tests.conftest import ListRecorder
 from transferline.artifacts import Arrays, ModelCard
-from transferline.fitting import Fit
+from transferline.fitting import Finetune, Fit
 from transferline.model import classifier
 from transferline.model.activations import Cache
 from transferline.model.stored import Entry, Stored
 from transferline.sections import Activations, Model
 from transferline.training import checkpoints, tune
 from transferline.training.checkpoints import LAST, PREVIOUS
-from transferline.training.data import Behind, Splits
+from transferline.training.data import Behind, Kept, Splits
 from transferline.training.fit import fit
 from transferline.training.health import NotFiniteError
 from transferline.training.resume import Budget
@@ -76,14 +76,14 @@ def test_a_rate_far_too_high_stops_with_step_rate_and_images(fresh: Net, splits:
 
 
 def test_the_one_image_that_gives_it_is_named(fresh: Net, splits: Splits) -> None:
-    behind = Behind(stored(24, bad=(17,)), stored(9))
+    behind = Behind(Kept(stored(24, bad=(17,))), Kept(stored(9)))
     with pytest.raises(NotFiniteError, match=r"epoch 1, step \d .*; these alone give it: 17\.png\n") as raised:
         run(fresh, splits, depth=13, behind=behind)
     assert raised.value.args[0].count(".png") == 1
 
 
 def test_a_validation_loss_likewise(fresh: Net, splits: Splits) -> None:
-    behind = Behind(stored(24), stored(9, bad=(2, 5)))
+    behind = Behind(Kept(stored(24)), Kept(stored(9, bad=(2, 5))))
     expected = r"the validation loss is (nan|inf) after epoch 1; these alone give it: 2\.png, 5\.png"
     with pytest.raises(NotFiniteError, match=expected):
         run(fresh, splits, depth=13, behind=behind)
@@ -92,7 +92,7 @@ def test_a_validation_loss_likewise(fresh: Net, splits: Splits) -> None:
 def test_an_epoch_without_a_finite_loss_is_not_recorded(fresh: Net, splits: Splits) -> None:
     recorder = ListRecorder()
     with pytest.raises(NotFiniteError):
-        run(fresh, splits, depth=13, behind=Behind(stored(24), stored(9, bad=(2,))), recorder=recorder)
+        run(fresh, splits, depth=13, behind=Behind(Kept(stored(24)), Kept(stored(9, bad=(2,)))), recorder=recorder)
     assert recorder.metrics == []
 
 
@@ -118,7 +118,7 @@ def test_the_last_good_state_is_kept_and_its_folder_named(
     """Every batch would be kept; the image in the last one of the first epoch spoils it."""
     monkeypatch.setattr(Budget, "due", lambda _: True)
     order = [draws.tolist() for draws, _ in ViewBatches(24, 1, 8, seed=1)]
-    behind = Behind(stored(24, bad=(order[2][0],)), stored(9))
+    behind = Behind(Kept(stored(24, bad=(order[2][0],))), Kept(stored(9)))
     with pytest.raises(NotFiniteError, match=r"the last good state is kept in .*resume"):
         run(fresh, splits, depth=13, behind=behind, resume=project / "resume")
     for name in (LAST, PREVIOUS):
@@ -133,14 +133,16 @@ def test_in_tune_the_trial_is_pruned_with_that_reason(
 ) -> None:
     recorder = ListRecorder()
     search = Search(batch_size=(8,), freeze_depth=IntRange(low=12, high=13))
-    config = Tune(trials=3, search=search, start=Start(batch_size=8, freeze_depth=13))
+    config = Tune(trials=3, search=search, start=Start(batch_size=8, freeze_depth=13), pruner="none")
     model, cache = Model(backbone="mobilenet_v3_small", weights="none"), Cache(Activations(mode="off"))
-    tuner = tune.Tuner(splits, model, config, seed=3, data_key="key", cache=cache, recorder=recorder)
+    given: dict[str, Any] = {"cache": cache, "recorder": recorder, "seed": 3, "data_key": "key"}
+    tuner = tune.Tuner(splits, model, config, Finetune(epochs=1), **given)
+    tuner.probe()
     made = tune.Tuner._classifier
 
     def second_is_broken(self: tune.Tuner, values: dict[str, Any]) -> Net:
         net = made(self, values)
-        if len(recorder.children) == 2:
+        if len(recorder.children) == 3:  # the probe's, and those of two trials
             torch.nn.init.constant_(net.head.linear.weight, float("nan"))
         return net
 
@@ -148,7 +150,7 @@ def test_in_tune_the_trial_is_pruned_with_that_reason(
     best, study = tuner.run()
     states = [trial.state for trial in study.trials]
     assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.COMPLETE]
-    reason = recorder.children[1][2].tags["pruned_because"]
+    reason = recorder.children[2][2].tags["pruned_because"]
     assert "the loss is nan in epoch 1, step 1" in reason
     assert f"tune: trial 2 is left out: {reason}" in capsys.readouterr().out
     assert best.value is not None

@@ -10,9 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transferline.artifacts import Arrays, Best, ModelCard, read_arrays, read_manifest, write_manifest
+from transferline.artifacts import (
+    Arrays,
+    Best,
+    Candidate,
+    Choice,
+    ModelCard,
+    SplitName,
+    read_arrays,
+    read_manifest,
+    write_manifest,
+)
 from transferline.data import arrays, manifest, pictures, reports, sources
-from transferline.evaluation import metrics, report
+from transferline.evaluation import gain, metrics, report
 from transferline.evaluation.calibration import sigmoid, softmax
 from transferline.evaluation.multiclass import Multiclass
 from transferline.evaluation.multilabel import Multilabel
@@ -114,9 +124,22 @@ def write_report(folder: Path, outcome: Outcome) -> Page:
     test = Arrays(np.zeros((count, 1, 8, 8, 3), np.uint8), outcome.labels, paths, classes)
     card = ModelCard("resnet18", classes, 224, "pad", [0.5] * 3, [0.2] * 3, 0.25)
     best = Best(0.001, 48, 3, 0.9, study="", run_id="", choices={"<script>": "<script>"})
+    choice = Choice([Candidate("<b>probe</b>", 0.0, 0.5, 0.8, 0.7, 0.1, 0.05)], "<b>probe</b>", "<script>", refit=True)
+    splits: dict[SplitName, Arrays] = {"train": test, "val": test, "test": test}
+    noise = np.random.default_rng(1).normal(size=(count, len(classes)))
     scores = metrics.evaluate(outcome, bins=10, resamples=5, seed=1)
-    splits = {"train": test, "val": test, "test": test}
-    report.write(folder, outcome, scores, splits=splits, card=card, best=best, options=Evaluate(gallery=8), doubts=None)
+    scores |= gain.measure(outcome, {"val": noise, "test": noise}, splits, resamples=5, seed=1)
+    report.write(
+        folder,
+        outcome,
+        scores,
+        splits=splits,
+        card=card,
+        best=best,
+        choice=choice,
+        options=Evaluate(gallery=8),
+        doubts=None,
+    )
     page = Page((folder / "report.html").read_text(encoding="utf-8"))
     for row in outcome.mistakes[:8]:
         assert paths[row] in page.text

@@ -16,8 +16,9 @@ from optuna.trial import TrialState
 from tests.conftest import ListRecorder
 from tests.faults.workers import PATIENCE, forked, until
 from transferline import errors
-from transferline.artifacts import Arrays
+from transferline.artifacts import Arrays, Option, Probed
 from transferline.errors import UserError
+from transferline.fitting import Finetune
 from transferline.model.activations import Cache
 from transferline.sections import Activations, Model
 from transferline.training import tune
@@ -29,6 +30,8 @@ from transferline.tuning import FloatRange, IntRange, Search, Start, Tune
 pytestmark = pytest.mark.usefixtures("project")
 
 SPACE = Search(lr=FloatRange(low=3e-4, high=5e-3, log=True), batch_size=(8, 16), freeze_depth=IntRange(low=2, high=13))
+_OPTION = Option("last", 0.1, 0.9, 0.6, [0.5, 0.7])
+PROBED = Probed("last", [], 0.1, [_OPTION], [_OPTION] * 13, [_OPTION] * 13, depth=6)
 FIRST = {"lr": 1e-3, "batch_size": 8, "freeze_depth": 3}
 
 
@@ -39,17 +42,21 @@ def splits(colour_arrays: Callable[..., Arrays]) -> Splits:
 
 
 def config(trials: int) -> Tune:
-    return Tune(trials=trials, epochs=1, search=SPACE, start=Start.model_validate(FIRST), objective="loss")
+    return Tune(trials=trials, search=SPACE, start=Start.model_validate(FIRST), objective="loss")
 
 
-def drawn(trial: optuna.Trial) -> dict[str, Any]:
+def drawn(trial: optuna.Trial, _: object = None) -> dict[str, Any]:
     lr = trial.suggest_float("lr", 3e-4, 5e-3, log=True)
     return {"lr": lr, "batch_size": trial.suggest_categorical("batch_size", [8, 16])}
 
 
-def shared(folder: Path, trials: int, sample: Callable[[optuna.Trial], dict[str, Any]] = drawn) -> Shared:
-    first = {"lr": 1e-3, "batch_size": 8}
-    return Shared(folder, "study", config(trials), seed=7, first=first, sample=sample)
+def shared(folder: Path, trials: int, sample: Callable[..., dict[str, Any]] = drawn) -> Shared:
+    first = [{"lr": 1e-3, "batch_size": 8}]
+
+    def more(begun: list[Any]) -> bool:
+        return len(begun) < trials
+
+    return Shared(folder, "study", config(trials), seed=7, first=first, sample=sample, more=more)
 
 
 def score(values: dict[str, Any]) -> float:
@@ -80,7 +87,7 @@ def work(splits: Splits, trials: int, calls: Path, victim: bool) -> None:
         value = abs(float(np.log(options["lr"] / 2e-3)))
         return History([{"val_macro_f1": -value, "val_loss": value}])
 
-    tune.fit = pretend
+    tune.adapt = pretend
     errors.run(lambda: run(splits, trials))
 
 
@@ -92,11 +99,17 @@ def run(splits: Splits, trials: int, epochs: int = 1) -> None:
 
 def tuner(splits: Splits, trials: int, epochs: int = 1) -> tune.Tuner:
     model = Model(backbone="mobilenet_v3_small", weights="none")
-    cache, options = (
-        Cache(Activations(mode="off")),
-        config(trials).model_copy(update={"epochs": epochs, "early_stopping": None}),
-    )
-    return tune.Tuner(splits, model, options, seed=3, data_key="key", cache=cache, recorder=ListRecorder())
+    given: dict[str, Any] = {"cache": Cache(Activations(mode="off")), "recorder": ListRecorder()}
+    made = tune.Tuner(splits, model, config(trials), Finetune(epochs=epochs), seed=3, data_key="key", **given)
+    tune.probe = lambda *_: PROBED
+    made.probe()
+    return made
+
+
+def opened(tuner: tune.Tuner) -> optuna.Study:
+    """Its study as another process finds it."""
+    rest: dict[str, Any] = {"first": tuner._first(), "sample": tuner._sample, "more": tuner._more}
+    return Shared(tuner.folder, tuner.name, tuner.config, seed=3, **rest).open()
 
 
 def test_four_workers_one_of_them_killed_finish_exactly_the_trials_wanted(splits: Splits, project: Path) -> None:
@@ -110,18 +123,20 @@ def test_four_workers_one_of_them_killed_finish_exactly_the_trials_wanted(splits
     for worker in others:
         worker.join(PATIENCE)
         assert worker.exitcode == 0
-    study = tuner(splits, 9).shared.open()
+    study = opened(tuner(splits, 9))
     states = [trial.state for trial in study.trials]
     assert (states.count(TrialState.COMPLETE), states.count(TrialState.FAIL), len(states)) == (9, 1, 10)
     (killed,) = [trial for trial in study.trials if trial.state == TrialState.FAIL]
     (again,) = [trial for trial in study.trials if AGAIN in trial.user_attrs]
     assert again.user_attrs[AGAIN] == killed.number
     assert again.params == killed.params
-    assert len({trial.params["lr"] for trial in study.trials}) == 9  # the killed one and its successor share theirs
-    assert sum(trial.params["lr"] == 1e-3 for trial in study.trials if trial.state == TrialState.COMPLETE) == 1
+    values = {(trial.params["lr"], trial.params["freeze_depth"]) for trial in study.trials}
+    assert len(values) == 9  # the killed one and its successor share theirs
+    first = [trial.params["freeze_depth"] for trial in study.trials if trial.params["lr"] == 1e-3]
+    assert sorted(set(first)) == [3, 7, 12, 13]  # the first ones, at the rate of `start`
     bests = {path.read_text() for path in project.glob("best-*")}
     assert len(list(project.glob("best-*"))) == 3
-    assert bests == {json.dumps([study.best_params["lr"], *list(study.best_params.values())[1:], study.best_value])}
+    assert len(bests) == 1
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -135,8 +150,8 @@ def test_a_signal_leaves_the_trial_failed_and_queued_at_once(
     os.kill(worker.pid, signum)
     worker.join(PATIENCE)
     assert worker.exitcode == code
-    states = [(trial.state, trial.user_attrs.get(AGAIN)) for trial in tuner(splits, 3, 100).shared.open().trials]
-    assert states == [(TrialState.FAIL, None), (TrialState.WAITING, 0)]
+    states = [(trial.state, trial.user_attrs.get(AGAIN)) for trial in opened(tuner(splits, 3, 100)).trials]
+    assert states == [(TrialState.FAIL, None), *[(TrialState.WAITING, None)] * 2, (TrialState.WAITING, 0)]
 
 
 # Who owns a trial.
@@ -222,7 +237,7 @@ def test_killed_while_drawing_a_trial_is_drawn_again(tmp_path: Path, drawings: i
     folder = tmp_path / "killed"
     finish_all(folder, 8, most=5)
 
-    def killed(trial: optuna.Trial) -> dict[str, Any]:
+    def killed(trial: optuna.Trial, _: object) -> dict[str, Any]:
         for _ in range(drawings):
             trial.suggest_float("lr", 3e-4, 5e-3, log=True)
         raise SystemExit(137)

@@ -19,16 +19,17 @@ import numpy as np
 import timm.optim  # noqa: F401 - once, before the forks
 import torch
 from pytorch_lightning.callbacks import Callback
+from safetensors.torch import save_file
 
 import transferline.data.transforms  # noqa: F401 - likewise
 from tests.conftest import ListRecorder
-from transferline.artifacts import Arrays, Best, ModelCard
+from transferline.artifacts import WINNER, Arrays, Best, ModelCard, Option, Plan, Probed
 from transferline.errors import run
 from transferline.fitting import Finetune, Train
 from transferline.model import classifier
 from transferline.model.activations import Cache
 from transferline.policy import Contrast, HorizontalFlip
-from transferline.sections import Activations, Model
+from transferline.sections import Activations, Head, Model
 from transferline.training import checkpoints, resume, stages
 from transferline.training.callbacks import Unfreezing
 from transferline.training.data import Splits
@@ -132,7 +133,15 @@ def line(strike: list[Any] | None) -> dict[str, Any]:
     """train and finetune as the stages call them; with a strike, killed when the second has trained."""
     best = Best(lr=3e-3, batch_size=BATCH, freeze_depth=DEPTH, value=None, study="", run_id="")
     given: dict[str, Any] = {"best": best, "seed": 1, "cache": Cache(Activations(mode="off"))}
-    model, options = Model(backbone="mobilenet_v3_small", weights="none"), {"epochs": 2, "accelerator": "cpu"}
+    option = Option("last", 0.1, 0.9, 0.6, [0.5, 0.7])
+    given |= {
+        "probed": Probed("last", [], 0.1, [option], [option], [option], depth=DEPTH),
+        "plan": Plan("multiply-adds", BATCH * BATCHES, 2, [1.0] * 14, 0.0, 0, 1.0, [], 1.0, refit=False),
+    }
+    WINNER.parent.mkdir(parents=True, exist_ok=True)
+    save_file({}, WINNER)
+    model = Model(backbone="mobilenet_v3_small", weights="none", head=Head(hidden=(16,)))
+    options: dict[str, Any] = {"epochs": 2, "accelerator": "cpu"}
     given["recorder"] = FileRecorder(Path("train.jsonl"))
     stages.train_head(splits(), model, Train(**options), **given, resume=Path("resume/train"))
     if strike:

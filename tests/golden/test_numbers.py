@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
 from tests.conftest import ListRecorder
 from tests.line.conftest import make_images
-from transferline.artifacts import Arrays, Best, read_arrays
+from transferline.artifacts import WINNER, Arrays, Best, Option, Plan, Probed, read_arrays
 from transferline.data import arrays, manifest, sources
 from transferline.fitting import Finetune, Train
 from transferline.model.activations import Cache
 from transferline.policy import Contrast, HorizontalFlip, Rotation
-from transferline.sections import Activations, Model, Prepare, Split
+from transferline.sections import Activations, Head, Model, Prepare, Split
+from transferline.training import fit
 from transferline.training.data import Splits
 from transferline.training.stages import finetune, train_head
 
@@ -24,21 +26,20 @@ POLICY = (Rotation(name="rotation"), HorizontalFlip(name="horizontal_flip"), Con
 
 
 @pytest.fixture
-def golden(request: pytest.FixtureRequest) -> Callable[[str, Any], None]:
+def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Compare with the number kept under a name; with --rewrite-golden, keep it instead."""
 
-    def check(name: str, value: Any) -> None:
+    def check(name: str, value: Any, **bound: float) -> None:
         kept = json.loads(NUMBERS.read_text(encoding="utf-8")) if NUMBERS.exists() else {}
         if request.config.getoption("--rewrite-golden"):
             NUMBERS.write_text(json.dumps(kept | {name: value}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         else:
-            # Processors differ in the last digits of a convolution, and training multiplies them.
-            assert value == pytest.approx(kept[name], rel=2e-3, abs=2e-3)
+            assert value == pytest.approx(kept[name], **bound)
 
     return check
 
 
-def test_split_and_views(golden: Callable[[str, Any], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_split_and_views(golden: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_images(tmp_path / "images")
     rows = manifest.build(sources.scan(tmp_path / "images"), Split(), Prepare(), 7).rows
@@ -46,21 +47,39 @@ def test_split_and_views(golden: Callable[[str, Any], None], tmp_path: Path, mon
     golden("test paths", dict.fromkeys(sorted(row.path for row in rows if row.split == "test"), 1))
     arrays.write(rows, tmp_path / "images", arrays.Recipe(32, "crop", 2, POLICY, 7), workers=0)
     means = read_arrays("train").images.mean(axis=(0, 2, 3, 4)).tolist()
-    golden("mean grey level of each view", means)
+    # A transform's float32 is off by some 1e-4 of a grey level at most, and so is the share of pixels that are rounded
+    # to another one.
+    golden("mean grey level of each view", means, rel=0, abs=1e-3)
 
 
 def test_losses(
-    golden: Callable[[str, Any], None],
+    golden: Callable[..., None],
     colour_arrays: Callable[..., Arrays],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """In double precision, in which processors agree but for what the head is standardised by: float32 features.
+
+    Of these a processor changes the seventh digit, and a few steps through BatchNorm magnify it by some thousands.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fit, "pick_precision", lambda _: "64-true")
     hashes = {"data/augmented/train": "train", "data/augmented/val": "val"}
     splits = Splits(colour_arrays(48, views=2), colour_arrays(15, seed=1), hashes)
-    best = Best(lr=1e-3, batch_size=16, freeze_depth=2, value=None, study="", run_id="")
-    model, recorder = Model(backbone="efficientnet_lite0", dropout=0.0), ListRecorder()
-    cache = Cache(Activations(mode="off"))
-    train_head(splits, model, Train(), best=best, seed=5, cache=cache, recorder=recorder)
-    finetune(splits, Finetune(epochs=2), best=best, seed=5, cache=cache, recorder=recorder)
-    golden("losses", [row[name] for _, row in recorder.metrics for name in ("train_loss", "val_loss")])
+    best = Best(lr=1e-4, batch_size=16, freeze_depth=6, value=None, study="", run_id="")
+    model, recorder = Model(backbone="efficientnet_lite0", dropout=0.0, head=Head(hidden=(8,))), ListRecorder()
+    given: dict[str, Any] = {"best": best, "seed": 5, "cache": Cache(Activations(mode="off")), "recorder": recorder}
+    option = Option("last", 0.1, 0.9, 0.6, [0.5, 0.7])
+    given |= {
+        "probed": Probed("last", [], 0.1, [option], [option], [option], depth=2),
+        "plan": Plan("multiply-adds", 48, 2, [1.0] * 17, 0.0, 0, 1.0, [], 1.0, refit=True),
+    }
+    WINNER.parent.mkdir(parents=True, exist_ok=True)
+    save_file({}, WINNER)
+    train_head(splits, model, Train(), **given)
+    finetune(splits, Finetune(epochs=2), **given)
+    golden(
+        "losses",
+        [row[name] for _, row in recorder.metrics for name in ("train_loss", "val_loss") if name in row],
+        rel=1e-3,
+    )

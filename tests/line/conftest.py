@@ -13,7 +13,7 @@ CLASSES = ("blue", "green", "red")
 SMALL: dict[str, dict[str, Any]] = {
     "model": {"backbone": "mobilenet_v3_small", "weights": "none", "input_size": 32, "resize": "pad"},
     "augment": {"views": 1, "workers": 0},
-    "tune": {"trials": 2, "epochs": 1, "search": {"batch_size": [16, 32], "lr": {"low": 1e-3, "high": 5e-3}}},
+    "tune": {"trials": 2, "search": {"batch_size": [16, 32], "lr": {"low": 1e-3, "high": 5e-3}}},
     "finetune": {"epochs": 2},
     "evaluate": {"bootstrap": 100},
     "export": {"batch_size": 4, "latency_repeats": 3, "prefer": "accurate", "max_loss": 0.01, "int8_trials": 2},

@@ -39,6 +39,12 @@ def test_every_stage_leaves_its_outputs(line: Project) -> None:
         "reports/prepare/samples.png",
         "reports/augment/preview.png",
         "reports/tune/trials.csv",
+        "reports/tune/probe.png",
+        "models/tune/best.json",
+        "models/tune/probe.json",
+        "models/tune/plan.json",
+        "models/tune/winner.safetensors",
+        "models/finetuned/choice.json",
         "reports/evaluate/report.html",
         "reports/export/latency.json",
         "reports/export/variants.png",
@@ -71,6 +77,17 @@ def test_the_exported_model_does_what_evaluate_reported(line: Project) -> None:
     properties = {entry.key: entry.value for entry in onnx.load(line.root / "models/onnx/model.onnx").metadata_props}
     assert json.loads(properties["classes"]) == predictions.classes == list(CLASSES)
     assert properties["mlflow_run_id"] == report(line, "runs/export.json")["run_id"]
+
+
+def test_evaluate_says_what_fine_tuning_was_worth(line: Project) -> None:
+    scores: dict[str, Any] = report(line, "reports/evaluate/metrics.json")
+    for name in ("accuracy", "macro_f1"):
+        assert scores["gain"][name]["difference"] == pytest.approx(scores[name] - scores["probe"][name])
+    run = report(line, "runs/evaluate.json")["run_id"]
+    logged = dict(query(line, "select key, value from metrics where key like '%_macro_f1%' and run_uuid = ?", run))
+    assert logged["probe_macro_f1"] == scores["probe"]["macro_f1"]
+    assert logged["gain_macro_f1"] == scores["gain"]["macro_f1"]["difference"]
+    assert {"gain_macro_f1_low", "gain_macro_f1_high"} <= logged.keys()
 
 
 def variant_of(path: Path) -> str:
@@ -110,12 +127,12 @@ def test_the_gate_gave_its_verdict(line: Project) -> None:
     assert (verdict["passed"], verdict["champion_version"]) == (True, verdict["version"])
 
 
-def test_one_parent_holds_every_stage_and_tune_its_trials(line: Project) -> None:
-    runs = query(line, RUNS)[: 1 + len(ORDER) + 2]
+def test_one_parent_holds_every_stage_and_tune_its_probe_and_trials(line: Project) -> None:
+    runs = query(line, RUNS)[: 1 + len(ORDER) + 3]
     (parent,) = [row[4] for row in runs if row[3] is None]
     assert [row[0] for row in runs if row[3] == parent] == ORDER
     tune = next(row[4] for row in runs if row[0] == "tune")
-    assert [row[1] for row in runs if row[3] == tune] == ["trial 000", "trial 001"]
+    assert [row[1] for row in runs if row[3] == tune] == ["probe", "trial 000", "trial 001"]
     assert {row[2] for row in runs} == {"FINISHED"}
 
 
@@ -170,12 +187,12 @@ def test_the_smallest_variant_can_be_the_model(line: Project) -> None:
     line.git("checkout", "--", ".")
 
 
-def test_a_queued_experiment_on_finetuning_leaves_tune_alone_and_logs_to_the_project(line: Project) -> None:
+def test_a_queued_experiment_on_finetuning_starts_at_tune_and_logs_to_the_project(line: Project) -> None:
     before = len(query(line, RUNS))
     line.dvc("exp", "run", "--queue", "--name", "longer", "--set-param", "finetune.epochs=3")
     line.dvc("exp", "run", "--run-all")
     fresh = [row for row in query(line, RUNS)[before:] if "cached" not in row[1]]
-    assert [row[0] for row in fresh if row[0]] == ["finetune", "evaluate", "export", "register"]
+    assert [row[0] for row in fresh if row[0]] == ORDER[ORDER.index("tune") :]
     assert {row[2] for row in fresh} == {"FINISHED"}
     assert "longer" in line.dvc("exp", "show", "--csv")
 

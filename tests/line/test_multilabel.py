@@ -92,6 +92,7 @@ def test_evaluate_reports_sets_cut_at_thresholds(labelled: Project, report: Call
     right = np.mean([label == given for label, given in zip(predictions.labels, found, strict=True)])
     assert scores["accuracy"] == pytest.approx(right)
     assert len(set(found)) > 2
+    assert scores["gain"]["accuracy"]["difference"] == pytest.approx(right - scores["probe"]["accuracy"])
     assert scores["pr_auc"] > 0.75
     assert "macro_f1" in labelled.dvc("metrics", "show")
     assert "index.html" in labelled.dvc("plots", "show")

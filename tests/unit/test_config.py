@@ -110,7 +110,7 @@ def test_a_wrong_key_is_named_with_the_nearest_right_one(write: Write, text: str
         ("seed: true", "seed: expected a whole number, got true"),
         ("seed: null", "seed: expected a whole number, got null"),
         ("seed: 4.0", "seed: expected a whole number, got 4.0"),
-        ("finetune: {epochs: '3'}", "finetune.epochs: expected a whole number, got '3'"),
+        ("finetune: {epochs: '3'}", "finetune.epochs: expected a whole number or 'auto', got '3'"),
         ("finetune: {nesterov: yes}", "finetune.nesterov: expected true or false, got 'yes'"),
         ("finetune: {l1: low}", "finetune.l1: expected a number, got 'low'"),
         ("finetune: {l1: .nan}", "finetune.l1: expected a finite number, got NaN"),

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from transferline import fitting, tuning
+from transferline import fitting
 
 
 def _refusal(model: type[BaseModel], **values: Any) -> str:
@@ -24,8 +24,19 @@ def test_one_or_automatic_devices_are_taken(devices: Any) -> None:
     assert fitting.Finetune(devices=devices).devices == devices
 
 
-def test_each_loop_has_epochs_of_its_own() -> None:
-    assert [model().epochs for model in (tuning.Tune, fitting.Train, fitting.Finetune)] == [1, 1, 4]
+@pytest.mark.parametrize(("images", "epochs"), [(50, 10), (500, 5), (1000, 2), (100_000, 2)])
+def test_automatic_epochs_are_fewer_for_more_images(images: int, epochs: int) -> None:
+    for section in (fitting.Train(), fitting.Finetune()):
+        assert section.epochs == "auto"
+        assert section.lasting(images).epochs == epochs
+
+
+def test_epochs_that_are_given_last_whatever_the_images() -> None:
+    assert fitting.Finetune(epochs=2).lasting(50).epochs == 2
+
+
+def test_gradual_unfreezing_goes_with_automatic_epochs() -> None:
+    assert fitting.Finetune(freezing="gradual", unfreeze_epochs=40).epochs == "auto"
 
 
 @pytest.mark.parametrize(

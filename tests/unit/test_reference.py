@@ -11,7 +11,7 @@ def _row(section: type, key: str) -> reference.Parameter:
 def test_every_section_has_a_heading_in_order() -> None:
     headings = [line[5:] for line in reference.markdown().splitlines() if line.startswith("#### ")]
     before = headings.index("tune")
-    assert headings.pop(before - 1) == "tune, train and finetune"
+    assert headings.pop(before - 1) == "train and finetune"
     assert headings == [*config.SECTIONS, "augment.policy"]
 
 
@@ -22,15 +22,13 @@ def _table(heading: str) -> list[str]:
 
 
 def test_what_the_loops_share_is_said_once_and_what_is_their_own_with_them() -> None:
-    shared, own = _table("tune, train and finetune"), {name: _table(name) for name in ("tune", "train", "finetune")}
+    shared, own = _table("train and finetune"), {name: _table(name) for name in ("train", "finetune")}
     assert [row for row in shared if any(row in rows for rows in own.values())] == []
     assert [row.split("`")[0] for row in own["train"]] == ["epochs"]
-    assert [row.split("`")[0] for row in own["finetune"]] == ["epochs", "freezing", "unfreeze_epochs"]
-    for name, model in (("tune", tuning.Tune), ("train", fitting.Train), ("finetune", fitting.Finetune)):
+    assert [row.split("`")[0] for row in own["finetune"]] == ["refit", "freezing", "unfreeze_epochs"]
+    for name, model in (("train", fitting.Train), ("finetune", fitting.Finetune)):
         said = {row.split("`")[0] for row in [*shared, *own[name]]}
-        everything = {parameter.key for parameter in reference.parameters(model)}
-        assert everything - said == ({f"search.{key}" for key in tuning.SEARCHED} if name == "tune" else set())
-        assert said <= everything
+        assert said == {parameter.key for parameter in reference.parameters(model)}
 
 
 def test_all_that_may_be_searched_is_named_with_the_form_it_takes() -> None:
@@ -63,13 +61,13 @@ def test_null_is_a_value_like_others() -> None:
 
 
 def test_models_within_a_section_become_dotted_keys_with_the_defaults_that_hold_there() -> None:
-    assert _row(tuning.Tune, "search.lr.low").default == "`0.0003`"
+    assert _row(tuning.Tune, "search.lr.low").default == "`0.0001`"
     assert _row(sections.Data, "split.train").default == "`0.7`"
 
 
 def test_lists_and_ranges_are_shown() -> None:
     sizes = _row(tuning.Tune, "search.batch_size")
-    assert (sizes.kind, sizes.default) == ("list of whole numbers", "`[16, 32, 64]`")
+    assert (sizes.kind, sizes.default) == ("list of whole numbers", "`[8, 16, 32]`")
     names = _row(on_demand.Compare, "backbones")
     assert (names.kind, names.default) == (
         "list of names",

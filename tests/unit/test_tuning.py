@@ -59,7 +59,7 @@ def test_batch_sizes_may_be_given_as_a_list() -> None:
 @pytest.mark.parametrize(
     ("start", "search", "message"),
     [
-        ({"lr": 1.0}, {}, "start.lr: 1 is outside search.lr; the nearest right value is 0.005"),
+        ({"lr": 1.0}, {}, "start.lr: 1 is outside search.lr; the nearest right value is 0.01"),
         ({"batch_size": 30}, {}, "start.batch_size: 30 is not in search.batch_size; 32 is nearest"),
         (
             {"freeze_depth": 9},
@@ -89,6 +89,7 @@ def test_an_open_range_of_depths_takes_any_deeper_start() -> None:
 NOT_SEARCHED = {
     *("epochs", "early_stopping", "early_stopping_monitor", "monitor"),
     *("precision", "accelerator", "devices", "channels_last", "checkpoint_share"),
+    "features",  # the probe chooses
 }
 
 
@@ -149,9 +150,20 @@ def test_what_the_key_itself_could_not_be_is_refused(space: dict[str, Any], mess
     assert f"tune.{message}" in _said(search=space) or message in _said(search=space)
 
 
-def test_pairs_are_needed_in_every_batch_that_may_be_tried() -> None:
-    assert "batch_size is 1" in _said(mixup=0.2, search={"batch_size": [1, 32]})
-    tuning.Tune.model_validate({"search": {"batch_size": [1, 32]}})
+@pytest.mark.parametrize("key", ["epochs", "train_fraction", "budget", "seconds", "weight_decay", "mixup"])
+def test_how_a_trial_is_trained_is_said_in_finetune_alone(key: str) -> None:
+    assert f"tune: unknown key '{key}'" in _said(**{key: 1})
+
+
+def test_trials_are_a_number_or_automatic() -> None:
+    assert tuning.Tune().trials == "auto"
+    assert "trials: -1 is out of range\n  the nearest right value is 0" in _said(trials=-1)
+
+
+def test_how_long_to_search_is_said_once() -> None:
+    assert "trials: 3 and minutes both say how long to search\n  set trials: auto" in _said(trials=3, minutes=20.0)
+    assert tuning.Tune(minutes=20.0).minutes == 20
+    assert "greater than 0" in _refusal(tuning.Tune, minutes=0.0)
 
 
 @pytest.mark.parametrize(
@@ -161,13 +173,13 @@ def test_losses_of_several_kinds_are_not_compared(space: dict[str, Any]) -> None
     (name,) = space
     text = _said(objective="loss", search=space)
     assert f"not the same loss for trials that differ in {name}\n  take objective: macro_f1, or leave" in text
-    tuning.Tune.model_validate({"search": space})
+    tuning.Tune.model_validate({"objective": "macro_f1", "search": space})
 
 
 def test_the_first_trial_takes_the_sections_own_values_or_the_nearest() -> None:
     config = tuning.Tune.model_validate(
         {
-            "weight_decay": 0.5,
+            "objective": "macro_f1",
             "search": {
                 "weight_decay": {"low": 0.001, "high": 0.1},
                 "ema": {"low": 0.9, "high": 0.99},
@@ -179,8 +191,9 @@ def test_the_first_trial_takes_the_sections_own_values_or_the_nearest() -> None:
             },
         }
     )
-    assert tuning.first(config, Model(dropout=0.3)) == {
-        **config.start.model_dump(exclude={"freeze_to"}),
+    assert tuning.first(config, Finetune(weight_decay=0.5), Model(dropout=0.3)) == {
+        "lr": config.start.lr,
+        "batch_size": config.start.batch_size,
         "weight_decay": 0.1,
         "ema": 0.9,
         "accumulate": 1,
@@ -204,7 +217,7 @@ def test_choices_go_before_the_section_and_are_checked_again() -> None:
     [
         (Finetune(class_weights="balanced"), {"sampling": "balanced"}, "finetune: sampling and class_weights"),
         (Train(), {"mixup": 0.5}, "train: mixup and cutmix mix the images of a batch, and batch_size is 1\n  take 2"),
-        (tuning.Tune(), {"layer_decay": 3}, "tune.layer_decay: 3 is out of range\n  the nearest right value is 1"),
+        (Finetune(), {"layer_decay": 3}, "finetune.layer_decay: 3 is out of range\n  the nearest right value is 1"),
     ],
 )
 def test_choices_that_contradict_the_section_are_refused(config: Fit, choices: dict[str, Any], message: str) -> None:

@@ -16,8 +16,13 @@ ARRAYS = Path("data/augmented")
 # What tune, train and finetune may see of the arrays: never the test split.
 TRAINING = (ARRAYS / "train", ARRAYS / "val", ARRAYS / "classes.json")
 BEST = Path("models/tune/best.json")
+PROBE = Path("models/tune/probe.json")
+PLAN = Path("models/tune/plan.json")
+WINNER = Path("models/tune/winner.safetensors")
 HEAD = Path("models/head")
 FINETUNED = Path("models/finetuned")
+HELD_OUT = FINETUNED / "held_out.npy"
+CHOICE = FINETUNED / "choice.json"
 METRICS = Path("reports/evaluate/metrics.json")
 PREDICTIONS = Path("reports/evaluate/predictions.parquet")
 ONNX = Path("models/onnx/model.onnx")
@@ -31,7 +36,7 @@ LR_FOUND = Path("reports/lr_find")
 PRODUCED = {
     "prepare": (MANIFEST, REPORTS / "prepare" / "leakage.json"),
     "augment": (ARRAYS,),
-    "tune": (BEST,),
+    "tune": (BEST, PROBE, PLAN, WINNER),
     "train": (HEAD,),
     "finetune": (FINETUNED,),
     "evaluate": (METRICS, PREDICTIONS),

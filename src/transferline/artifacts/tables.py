@@ -1,4 +1,4 @@
-"""What passes between stages as tables and arrays: the manifest, the decoded images, the predictions."""
+"""What passes between stages as tables and arrays: the manifest, the decoded images, logits, the predictions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ import numpy.typing as npt
 from pydantic import Strict, TypeAdapter
 
 from transferline.artifacts.files import again, read_json, read_table, readable, write_json, write_table
-from transferline.artifacts.npy import read_array
-from transferline.artifacts.paths import ARRAYS, MANIFEST, PREDICTIONS, SplitName
+from transferline.artifacts.npy import read_array, write_array
+from transferline.artifacts.paths import ARRAYS, HELD_OUT, MANIFEST, PREDICTIONS, SplitName
 from transferline.errors import UserError
 from transferline.policy import Transform
 
@@ -133,6 +133,24 @@ def _read_online(path: Path) -> tuple[Transform, ...]:
         return ()
     with readable(path):  # pydantic's ValidationError is a ValueError
         return _POLICY.validate_python(read_json(path))
+
+
+def write_held_out(logits: npt.NDArray[np.float32], path: Path = HELD_OUT) -> None:
+    """Write logits float32 [M, C] of the validation images by a model fitted on train alone."""
+    write_array(path, logits)
+
+
+def read_held_out(val: Arrays, path: Path = HELD_OUT) -> npt.NDArray[np.float32]:
+    """Logits float32 [M, C] of the images of `val`, by the chosen model as it was fitted on train alone.
+
+    Raises:
+        UserError: where the file is missing or damaged, or is not of these images and classes.
+    """
+    logits = read_array(path)
+    expected = len(val.labels), len(val.classes)
+    if logits.dtype != np.float32 or logits.shape != expected:
+        raise _damaged(path, f"it has {logits.dtype} of shape {logits.shape}, and should have float32 of {expected}")
+    return logits
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,12 +25,14 @@ _FORMAT = 1  # of what lies in a folder and of how it is made
 _TRAIN: SplitName = "train"
 
 
-def sample(rows: Sequence[ManifestRow], limit: int, seed: int, split: SplitName = _TRAIN) -> list[ManifestRow]:
-    """Rows of a split of the manifest, in its order: all, or about `limit`, the same share of every class.
+def sample(
+    rows: Sequence[ManifestRow], limit: int, seed: int, splits: Collection[SplitName] = (_TRAIN,)
+) -> list[ManifestRow]:
+    """Rows of some splits of the manifest, in its order: all, or about `limit`, the same share of every class.
 
     Sets of labels may be as many as images are; they are drawn from without regard to them where that is so.
     """
-    part = [row for row in rows if row.split == split]
+    part = [row for row in rows if row.split in splits]
     if len(part) <= limit:
         return part
     rng, kept = np.random.default_rng(seed), []
@@ -44,9 +46,15 @@ def sample(rows: Sequence[ManifestRow], limit: int, seed: int, split: SplitName 
 
 
 def taken(
-    rows: Sequence[ManifestRow], root: Path, recipe: Recipe, workers: int | None, *, limit: int, split: SplitName
+    rows: Sequence[ManifestRow],
+    root: Path,
+    recipe: Recipe,
+    workers: int | None,
+    *,
+    limit: int,
+    splits: Collection[SplitName],
 ) -> Arrays:
-    """About `limit` clean images of a split, decoded as they will be stored, in memory.
+    """About `limit` clean images of some splits, decoded as they will be stored, in memory, with their groups.
 
     Args:
         rows: all of the manifest.
@@ -56,12 +64,13 @@ def taken(
     Raises:
         UserError: an image has changed since prepare.
     """
-    part, classes = sample(rows, limit, recipe.seed, split), class_names(rows, recipe)
+    part, classes = sample(rows, limit, recipe.seed, splits), class_names(rows, recipe)
     with tempfile.TemporaryDirectory() as scratch:
         processes = cores.usable() if workers is None else workers
-        write_split(part, root, replace(recipe, views=0), processes, Path(scratch) / split)
-        images = read_array(Path(scratch) / split / "images.npy")
-    return Arrays(images, labels_of(part, classes, recipe.multilabel), [row.path for row in part], classes)
+        write_split(part, root, replace(recipe, views=0), processes, Path(scratch) / "clean")
+        images = read_array(Path(scratch) / "clean" / "images.npy")
+    labels, groups = labels_of(part, classes, recipe.multilabel), np.array([row.group for row in part], dtype=np.int64)
+    return Arrays(images, labels, [row.path for row in part], classes, groups=groups)
 
 
 def decoded(

@@ -1,4 +1,4 @@
-"""What the policy audit judges by: frozen features of clean images, and of the same images transformed."""
+"""What the policy audit judges by: frozen features of clean images, and of some of them transformed."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ Features = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Transformed:
-    """The validation images after one transform.
+    """Some of the images after one transform.
 
     Attributes:
         features: float32 [M, P].
@@ -27,24 +27,24 @@ class Transformed:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Pooled features of N training and M validation images.
+    """Pooled features of N clean images of train and validation, and of M of them after each transform.
 
     Attributes:
         backbone: what gave the features.
-        train: float32 [N, P].
-        train_labels: int64 [N]; where images have several labels, int64 [N, C] of 0 and 1.
-        clean: float32 [M, P].
-        labels: as `train_labels`, of the validation images.
+        clean: float32 [N, P].
+        labels: int64 [N]; where images have several labels, int64 [N, C] of 0 and 1.
+        groups: int64 [N], of (near) duplicates.
+        rows: int64 [M], which of the images are transformed.
         classes: number of them.
-        example: the first validation image, uint8 [S, S, 3].
+        example: the first of the images that are transformed, before that, uint8 [S, S, 3].
         transformed: one for each transform.
     """
 
     backbone: str
-    train: Features
-    train_labels: npt.NDArray[np.int64]
     clean: Features
     labels: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
     classes: int
     example: Pixels
     transformed: list[Transformed]

@@ -8,9 +8,8 @@ from textwrap import fill
 from typing import TypeVar
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageOps
 
 from transferline.artifacts import SPLITS, Arrays, ManifestRow, SplitName, atomic
 from transferline.data import images
@@ -24,6 +23,7 @@ _ROWS = 24  # rows at most: beyond, a picture is too tall to be looked at
 _BARS = 100  # of classes at most
 _NAME = 40  # characters of a line of a name
 _THUMBNAIL = 256  # pixels
+_CELL, _SHOWN = 165, 155  # pixels of a place in a grid, and of the longer side of its image
 _NONE = "(no label)"
 
 
@@ -45,13 +45,13 @@ def samples(rows: Sequence[tuple[ManifestRow, Sequence[str]]], root: Path, path:
 def preview(
     train: Arrays,
     path: Path,
-    names: Sequence[str] = (),
+    caption: str = "no augmentation",
     draw: Callable[[Pixels], Sequence[Pixels]] = lambda _: (),
 ) -> None:
     """Originals of train, at the network's input size, each beside its augmented views.
 
     Args:
-        names: of the transforms that are switched on, for the title.
+        caption: what makes the views, for the title.
         draw: gives some views of an original, where none is stored.
     """
     rows = _interleaved([train.names(row) for row in range(len(train.labels))])[
@@ -61,8 +61,7 @@ def preview(
     grid = [[*train.images[row, :views], *draw(train.images[row, 0])] for row in rows]
     labels = ["\n".join(train.names(row)) or _NONE for row in rows]
     heads = ["original", *(f"view {view}" for view in range(1, len(grid[0])))]
-    done = ", ".join(name.replace("_", " ") for name in names) or "no augmentation"
-    _save_grid(grid, labels, heads, f"Originals and their views ({done})", path)
+    _save_grid(grid, labels, heads, f"Originals and their views ({caption})", path)
 
 
 def classes(counts: Mapping[str, Sequence[int]], images: Sequence[int], path: Path) -> None:
@@ -122,18 +121,22 @@ def _thumbnail(path: Path) -> Pixels:
 def _save_grid(
     grid: Sequence[Sequence[Pixels]], names: Sequence[str], heads: Sequence[str], title: str, path: Path
 ) -> None:
-    columns = max(map(len, grid))
-    figure = Figure(figsize=(1.5 * columns + 1.6, 1.5 * len(grid) + 0.7), layout="constrained")
-    figure.suptitle(fill(title, 14 * columns), fontweight="bold")
-    for line, (pictures, name) in enumerate(zip(grid, names, strict=True)):
+    """A row of images for each of `names`, put together before Matplotlib draws them: it is slow with many."""
+    rows, columns = len(grid), max(map(len, grid))
+    canvas = Image.new("RGB", (_CELL * columns, _CELL * rows), "white")
+    for row, pictures in enumerate(grid):
         for column, pixels in enumerate(pictures):
-            axes = figure.add_subplot(len(grid), columns, line * columns + column + 1)
-            axes.imshow(pixels)
-            _strip(axes)
-            if column == 0:
-                axes.set_ylabel(_plain(name), rotation=0, ha="right", va="center", labelpad=8)
-            if line == 0 and heads:
-                axes.set_title(heads[column], fontsize=10)
+            image = ImageOps.contain(Image.fromarray(pixels), (_SHOWN, _SHOWN))
+            left, top = ((_CELL - side) // 2 for side in image.size)
+            canvas.paste(image, (_CELL * column + left, _CELL * row + top))
+    figure = Figure(figsize=(1.5 * columns + 1.6, 1.5 * rows + 0.7), layout="constrained")
+    figure.suptitle(fill(title, 14 * columns), fontweight="bold")
+    axes = figure.add_subplot()
+    axes.imshow(canvas, extent=(0, columns, rows, 0))
+    axes.set_xticks(0.5 + np.arange(len(heads)), heads, fontsize=10)
+    axes.set_yticks(0.5 + np.arange(rows), map(_plain, names), ha="right", fontsize=10)
+    axes.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
     _save(figure, path)
 
 
@@ -143,13 +146,7 @@ def _plain(name: str) -> str:
     return "\n".join(lines).replace("$", r"\$")
 
 
-def _strip(axes: Axes) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-
-
 def _save(figure: Figure, path: Path) -> None:
     with atomic(path) as partial, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box stands for it
-        figure.savefig(partial, dpi=110, metadata={"Software": None})
+        figure.savefig(partial, dpi=110, metadata={"Software": None}, pil_kwargs={"compress_level": 3})

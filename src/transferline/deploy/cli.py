@@ -116,7 +116,7 @@ def check() -> None:
 
     from transferline import config
     from transferline.data import sources
-    from transferline.deploy import display, plan
+    from transferline.deploy import display, plan, speed
     from transferline.model import backbones
 
     params = config.load()
@@ -127,6 +127,10 @@ def check() -> None:
         return
     made = plan.make(params, sources.scan(root, params.data.labels), backbone, shutil.disk_usage(Path.cwd()).free)
     display.print_plan(made, root)
+    taken = speed.minutes(made, speed.forward_seconds(params, made.input_size))
+    display.print_table(("stage", ">minutes, about"), [(stage, f"{spent:.1f}") for stage, spent in taken.items()])
+    within = f"; tune.minutes asks for {params.tune.minutes:g} from tune on" if params.tune.minutes else ""
+    print(f"about {sum(taken.values()):.0f} minutes in all, the search at its longest{within}")
 
 
 def _data_root(root: Path, torchvision: str | None) -> Path | None:

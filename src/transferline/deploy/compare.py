@@ -18,12 +18,12 @@ from transferline.deploy import export, latency
 from transferline.deploy.predictor import Predictor
 from transferline.errors import UserError
 from transferline.evaluation.comparison import Measured, Result, Skipped
-from transferline.evaluation.probe import cross_validate
 from transferline.model import backbones, classifier
 from transferline.model.activations import Cache
 from transferline.model.backbones import Spec
 from transferline.model.classifier import Classifier, make_card
 from transferline.model.features import extract
+from transferline.model.linear_probe import cross_validate
 
 
 class Comparison:

@@ -15,6 +15,7 @@ from transferline import seal
 from transferline.artifacts import ModelCard
 from transferline.data.preprocess import Resize
 from transferline.deploy import operators
+from transferline.model.classifier import out_of_place
 from transferline.sections import REFERENCE
 
 
@@ -90,7 +91,7 @@ def write_onnx(deployed: Deployed, path: Path, opset: int, properties: dict[str,
     """
     example = torch.zeros(2, 45, 61, 3, dtype=torch.uint8)  # sides that no dynamic dimension could be taken to equal
     program = torch.onnx.export(
-        deployed.eval(),
+        out_of_place(deployed.eval()),
         (example,),
         dynamo=True,
         opset_version=opset,

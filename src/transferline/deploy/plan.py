@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from transferline import augmentation
 from transferline.artifacts import SPLITS, SplitName
 from transferline.config import Params
 from transferline.data import sources
@@ -11,6 +12,7 @@ from transferline.data.sources import Layout
 from transferline.errors import UserError
 from transferline.model import depths
 from transferline.model.backbones import Spec
+from transferline.tuning import LEAST_IMAGES, REFIT_PASSES, SEARCH_PASSES
 
 _IMBALANCE = 5  # times as many images in the largest class as in the smallest
 _FEW_TEST_IMAGES = 10  # of a class
@@ -57,7 +59,7 @@ def make(params: Params, layout: Layout, backbone: Spec, free_bytes: int) -> Pla
     _require_weights(params.model.weights)
     splits = split_counts(params, layout)
     size = params.model.input_size or backbone.input_size
-    array_bytes = array_size(splits, 0 if params.augment.online else params.augment.views, size)
+    array_bytes = array_size(splits, 0 if params.augment.online else _views(params, splits), size)
     return Plan(
         images=len(layout.files),
         classes=layout.classes,
@@ -91,25 +93,32 @@ def array_size(splits: dict[SplitName, int], views: int, side: int) -> int:
     return (sum(splits.values()) + splits["train"] * views) * side * side * 3
 
 
+def _views(params: Params, splits: dict[SplitName, int]) -> int:
+    return augmentation.views(params.augment.views, splits["train"])
+
+
 def work(params: Params, splits: dict[SplitName, int]) -> list[Work]:
-    """The stages that run the network, in order."""
+    """The stages that run the network, in order; by rule, trials and refit take this much at most."""
     train, val, test = splits["train"], splits["val"], splits["test"]
-    tune = params.tune
-    sample = round(train * tune.train_fraction)
-    fits = [
-        (name, fit.epochs, f"{fit.epochs} epochs x {train} images")
-        for name, fit in (("train", params.train), ("finetune", params.finetune))
-    ]
-    passes = tune.trials * tune.epochs
-    how = f"{tune.trials} trials x {tune.epochs} epochs x {sample} images"
-    views = train * (1 + params.augment.views) + val
-    mixing = all(fit.mixes for fit in (tune, params.train, params.finetune))
-    once = Work("tune" if tune.trials else "train", f"frozen blocks, once: {views} views", views, 0)
+    tune, finetune = params.tune, params.finetune.lasting(train)
+    epochs, rule = int(finetune.epochs), max(train, LEAST_IMAGES) / 3  # backward takes as long as two forward passes
+    trained = round(SEARCH_PASSES * rule) if tune.trials == "auto" else tune.trials * epochs * train
+    trials = "trials" if tune.trials == "auto" else f"{tune.trials} trials"
+    views = train * (1 + _views(params, splits)) + val
+    kept = params.activations.mode == "auto" and not (params.augment.online or finetune.mixes)
+    once = Work("tune", f"frozen blocks, once: {views} views", views, 0)
+    found = [once] if kept else [Work("tune", f"a linear probe on {train + val} images", train + val, 0)]
+    if tune.trials:
+        found.append(Work("tune", f"{trials} of {epochs} epochs", 0, trained))
+    if params.model.head.hidden:
+        rounds = int(params.train.lasting(train).epochs)
+        found.append(Work("train", f"{rounds} epochs x {train} images", rounds * val, rounds * train))
+    again = min(round(REFIT_PASSES * rule), epochs * (train + val))
+    fitted = epochs * train if tune.trials == 0 else again
     return [
-        *([once] if params.activations.mode == "auto" and not (params.augment.online or mixing) else []),
-        Work("tune", how, passes * val, passes * sample),
-        *(Work(name, how, epochs * val, epochs * train) for name, epochs, how in fits),
-        Work("evaluate", f"{val} val and {test} test images", val + test, 0),
+        *found,
+        Work("finetune", f"{epochs} epochs on {train} train and {val} val images", 4 * val, fitted),
+        Work("evaluate", f"{val} val and {test} test images", val + 2 * test, 0),
         Work("export", f"{test} test images, alone and in batches", 2 * test, 0),
     ]
 
@@ -130,7 +139,7 @@ def _warnings(
     small, large = by_size[0], by_size[-1]
     ratio = layout.classes[large] / layout.classes[small]
     if ratio >= _IMBALANCE and "balanced" not in (params.finetune.class_weights, params.finetune.sampling):
-        advice = "consider sampling: balanced or class_weights: balanced in tune, train and finetune"
+        advice = "consider sampling: balanced or class_weights: balanced in finetune"
         found.append(f"'{large}' has {ratio:.0f} times as many images as '{small}': {advice}")
     expected = layout.classes[small] * splits["test"] / len(layout.files)
     if expected < _FEW_TEST_IMAGES:

@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 from transferline.artifacts import write_csv, write_json
 from transferline.evaluation.pictures import BLUE, INK, MUTED, save
-from transferline.evaluation.probe import interval
+from transferline.model.linear_probe import interval
 
 NAME = "backbones"  # of the files
 

@@ -2,7 +2,8 @@
 
 Confident learning (Northcutt et al. 2021, arXiv 1911.00068), by cleanlab, on probabilities from two judges:
 
-- The finetuned network judges validation and test images, of which it has learnt no label.
+- The finetuned network judges validation and test images, of which it has learnt no label: the validation images as it
+  was before any refit on them.
 - Of the training images it has learnt all labels, wrong ones too. Out-of-fold probes judge them, on features of the
   pretrained backbone, which has seen no label, and of the finetuned one, which separates far better: their scores are
   averaged, so that what the finetuned one has learnt by heart is still doubted where the pretrained one has doubts.
@@ -86,7 +87,7 @@ def find(
 
     Args:
         features: of the clean training images, [N, P] each, of the pretrained backbone first.
-        logits: [M, C] each, of the finetuned network for the splits that it was not trained on.
+        logits: [M, C] each, of the finetuned network, of images that it was not trained on.
         temperature: that these are divided by.
         seed: of the folds.
     """
@@ -106,13 +107,12 @@ def _can_be_folded(labels: Labels, groups: Labels) -> bool:
 
 def _out_of_fold(features: Sequence[Features], train: Arrays, groups: Labels, seed: int) -> Floats:
     """float64 [N, C]: the mean of what the probes on each kind of features score, the same folds for all."""
-    from transferline.evaluation import probe
+    from transferline.model import linear_probe as probe
 
+    folds = probe.grouped_folds(train.labels, groups, FOLDS, seed)
     scores = [
-        probe.held_out_scores(
-            one, train.labels, groups, len(train.classes), seed, folds=FOLDS, prior=probe.PRIOR if first else PRIOR
-        )
-        for first, one in zip((True, False), features, strict=False)
+        probe.held_out_scores(one, train.labels, len(train.classes), folds, prior)
+        for prior, one in zip((probe.PRIOR, PRIOR), features, strict=False)
     ]
     mean: Floats = np.mean(scores, axis=0)
     return mean

@@ -71,14 +71,22 @@ def precision_recall_curves(outcome: Outcome) -> list[Curve]:
 
 def scalars(scores: dict[str, Any]) -> dict[str, float]:
     """The scores as one flat level for a tracker: intervals as `_low` and `_high`, F1 as `f1_<class>`."""
-    flat = {name: value for name, value in scores.items() if isinstance(value, int | float)}
-    for name, (low, high) in scores["intervals"].items():
-        flat[f"{name}_low"], flat[f"{name}_high"] = low, high
+    flat = _with_intervals(scores)
+    flat |= {f"probe_{name}": value for name, value in _with_intervals(scores.get("probe", {})).items()}
+    for name, gain in scores.get("gain", {}).items():
+        flat |= {f"gain_{name}": gain["difference"], f"gain_{name}_low": gain["low"], f"gain_{name}_high": gain["high"]}
     flat |= {f"leakage_{name}": value for name, value in scores.get("leakage", {}).items() if value is not None}
     flat |= {f"label_errors_{name}": value for name, value in scores.get("label_errors", {}).items()}
     for name, row in scores["per_class"].items():
         # MLflow refuses most other characters in the name of a metric
         flat[re.sub(r"[^\w.\- ]", "_", f"f1_{name}")[:METRIC_KEY_LENGTH]] = row["f1"]
+    return flat
+
+
+def _with_intervals(figures: dict[str, Any]) -> dict[str, float]:
+    flat = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+    for name, (low, high) in figures.get("intervals", {}).items():
+        flat[f"{name}_low"], flat[f"{name}_high"] = low, high
     return flat
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from transferline.artifacts import Arrays, Best, ModelCard, SplitName, write_text
-from transferline.evaluation import gallery, metrics, pictures
+from transferline.artifacts import Arrays, Best, Choice, ModelCard, SplitName, write_text
+from transferline.evaluation import gain, gallery, metrics, pictures
 from transferline.evaluation.calibration import reliability
 from transferline.evaluation.label_errors import LabelErrors
 from transferline.evaluation.multiclass import Multiclass
@@ -33,6 +33,7 @@ def write(
     splits: Mapping[SplitName, Arrays],
     card: ModelCard,
     best: Best,
+    choice: Choice,
     options: Evaluate,
     doubts: LabelErrors | None,
 ) -> None:
@@ -40,7 +41,8 @@ def write(
 
     Args:
         outcome: of the images of `splits["test"]`, row by row.
-        scores: as metrics.evaluate gives them.
+        scores: as metrics.evaluate and gain.measure give them.
+        choice: what finetune chose.
         doubts: suspected label errors of all splits; None where they were not looked for.
     """
     _write_pictures(folder, outcome, splits, options, doubts)
@@ -51,6 +53,8 @@ def write(
         .render(
             scores=scores,
             summary=_summary(outcome),
+            worth=gain.verdict(scores["gain"], choice),
+            choice=choice,
             splits={name: part.counts.tolist() for name, part in splits.items()},
             images={name: len(part.labels) for name, part in splits.items()},
             mistakes=_mistakes(outcome, splits["test"].paths, options.gallery),
@@ -95,9 +99,10 @@ def _draw_confusion(outcome: Outcome) -> Figure:
 
 
 def headline(scores: Mapping[str, Any]) -> str:
-    """One number and its 95 % interval: 'macro-F1 0.985 (0.970-0.996) on 300 test images, 3 suspected label errors'."""
+    """'macro-F1 0.985 (0.970-0.996) on 300 test images, linear probe 0.920, 3 suspected label errors'."""
     low, high = scores["intervals"]["macro_f1"]
     line = f"macro-F1 {scores['macro_f1']:.3f} ({low:.3f}-{high:.3f}) on {scores['images']} test images"
+    line += f", linear probe {scores['probe']['macro_f1']:.3f}"
     if suspected := scores.get("label_errors", {}).get("suspected"):
         line += f", {suspected} suspected label error{'s' if suspected > 1 else ''}"
     return line
@@ -113,6 +118,7 @@ def _environment() -> Environment:
     )
     environment.filters["percent"] = lambda share: f"{share:.1%}".replace("%", "\N{NO-BREAK SPACE}%")
     environment.filters["score"] = lambda value: "–" if value is None else f"{value:.4f}"
+    environment.filters["signed"] = lambda value: f"{value:+.4f}"
     return environment
 
 

@@ -19,11 +19,11 @@ from rich.progress import track
 from transferline import system
 from transferline.artifacts import Arrays, project_root
 from transferline.model.classifier import Classifier, pick_device
-from transferline.model.engines import BATCH, Array, Chosen, Prefix, Runner, choose, preferred
+from transferline.model.engines import BATCH, EVERY, Array, Chosen, Prefix, Runner, choose, preferred
 from transferline.model.stored import Entry, Stored, UnfitError, Writer, entries, open_entry, size
 from transferline.sections import Activations
 
-FORMAT = 3  # of an entry and of how it is computed; another one is another key
+FORMAT = 4  # of an entry and of how it is computed; another one is another key
 RESERVE = 1 << 29  # bytes of the disk that are left free
 
 
@@ -61,12 +61,12 @@ class Cache:
             classifier: its blocks are run in eval mode; left on the CPU.
             arrays: of one split.
             digest: hash of the arrays' bytes.
-            depths: wanted; 0, in front of all blocks, has none.
+            depths: wanted; 0, in front of all blocks, has none; EVERY is what is pooled behind every block.
             label: starts each line, and the progress bar.
             count: of views that this classifier will be given in all, which decides the engine; None: those of
                 `arrays`.
         """
-        wanted = sorted({depth for depth in depths if depth > 0})
+        wanted = sorted({depth for depth in depths if depth != 0})
         if self.config.mode == "off" or not wanted:
             return {}
         engine = preferred(classifier, count or arrays.views, self.config.engine)
@@ -133,7 +133,7 @@ class Cache:
         They are, where torch continues from float32. Less would be rounded twice, and onnxruntime fuses operations
         across a boundary: values would depend on what happened to be in the cache.
         """
-        shallower = [depth for depth in found if depth < depths[0]]
+        shallower = [depth for depth in found if 0 < depth < depths[0]]
         if wanted == "torch" and self.config.dtype == "float32" and shallower:
             start = max(shallower)
             values = found[start].values
@@ -146,7 +146,8 @@ class Cache:
     def _make_room(self, needed: Mapping[int, int]) -> list[int]:
         """Evict what was used longest ago until what fits of `needed`, depth -> bytes, does; return those depths.
 
-        Deeper ones go first: they are smaller, and spare more work. What this process has opened stays.
+        What is pooled goes first, then deeper ones: they are small, and spare more work. What this process has opened
+        stays.
         """
         with _locked(self.folder / "evict.lock", "activations: waiting for another process that makes room"):
             self._sweep()
@@ -154,7 +155,7 @@ class Cache:
             kept = sum(map(size, entries(self.folder)))
             budget, free = self.config.max_gb * 1e9 - kept, shutil.disk_usage(self.folder).free - RESERVE
             evictable, total, fitting = sum(map(size, old)), 0, []
-            for depth in sorted(needed, reverse=True):
+            for depth in sorted(needed, key=lambda depth: (depth != EVERY, -depth)):
                 if total + needed[depth] <= min(budget, free) + evictable:
                     fitting.append(depth)
                     total += needed[depth]
@@ -209,7 +210,7 @@ def _weights_hash(classifier: Classifier) -> str:
 
 
 def _place(group: Path, depth: int) -> Path:
-    return group / f"depth_{depth:02d}"
+    return group / ("every_block" if depth == EVERY else f"depth_{depth:02d}")
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """Backbone and head as one module, and its life on disk."""
 
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,7 @@ from transferline.model.weights import load_weights
 from transferline.sections import Model
 
 WEIGHTS = "model.safetensors"
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 class _Freezable(nn.Module):
@@ -52,6 +55,16 @@ class _Freezable(nn.Module):
             block.requires_grad_(index >= depth)
         self.train(self.training)
 
+    def _classified(self, features: Tensor, taps: Sequence[Tensor] = ()) -> Tensor:
+        """Run `blocks` and the head; `taps` [B, ...] are pooled behind the blocks that come before."""
+        seen = list(taps)
+        for number, block in enumerate(self.blocks, self.offset + 1):
+            features = block(features)
+            if number in self.head.taps:
+                seen.append(self.head.tap(features))
+        pooled = self.head.pool(features) if self.blocks else features
+        return self.head.classify(torch.cat([*seen, pooled], 1) if seen else pooled)
+
     def train(self, mode: bool = True) -> Self:
         """As nn.Module.train, but frozen blocks stay in eval mode, and so do norms with frozen statistics."""
         super().train(mode)
@@ -75,6 +88,7 @@ class Classifier(_Freezable):
         self.card = card
         self.blocks = nn.ModuleList(blocks)
         self.head = head
+        self.tap_widths: list[int] = []  # numbers behind each block but the last, where the head sees some of them
         self.freeze_depth = 0
         # Not in the state dict: the card is the one place where they are kept.
         self.register_buffer("mean", 255 * torch.tensor(card.mean).view(1, 3, 1, 1), persistent=False)
@@ -82,11 +96,7 @@ class Classifier(_Freezable):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """float32 [B, 3, S, S] of grey levels 0..255 -> logits float32 [B, C]."""
-        features = self.normalise(pixels)
-        for block in self.blocks:
-            features = block(features)
-        logits: Tensor = self.head(features)
-        return logits
+        return self._classified(self.normalise(pixels))
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Grey levels 0..255 -> what the backbone's weights expect, both float32 [B, 3, S, S]."""
@@ -97,6 +107,7 @@ class Suffix(_Freezable):
     """What is trained above the freeze depth, sharing its weights with the whole classifier.
 
     It takes what the frozen blocks gave: float [B, ...boundary]. Where all blocks are frozen, that is pooled already.
+    Where the head sees frozen blocks, it takes what is pooled behind them as well: float [B, K].
     """
 
     def __init__(self, classifier: Classifier) -> None:
@@ -105,17 +116,18 @@ class Suffix(_Freezable):
         self.frozen_statistics = classifier.frozen_statistics
         self.blocks = classifier.blocks[classifier.freeze_depth :]
         self.head = classifier.head
-        self.pooled = not self.blocks
 
-    def forward(self, features: Tensor) -> Tensor:
-        """float32 [B, ...boundary] -> logits float32 [B, C]."""
-        for block in self.blocks:
-            features = block(features)
-        return self.head.classify(features) if self.pooled else self.head(features)
+    def forward(self, features: Tensor, taps: Tensor | None = None) -> Tensor:
+        """float32 [B, ...boundary], and float32 [B, K] of the taps that are frozen -> logits float32 [B, C]."""
+        return self._classified(features, () if taps is None else (taps,))
 
 
-def make_card(model: Model, arrays: Arrays) -> ModelCard:
-    """The card of a new classifier of the images in `arrays`. Raises UserError for an unknown backbone."""
+def make_card(model: Model, arrays: Arrays, taps: Sequence[int] = ()) -> ModelCard:
+    """The card of a new classifier of the images in `arrays`, whose head sees the blocks `taps`, too.
+
+    Raises:
+        UserError: for an unknown backbone.
+    """
     spec = backbones.spec(model.backbone)
     return ModelCard(
         backbone=model.backbone,
@@ -128,6 +140,7 @@ def make_card(model: Model, arrays: Arrays) -> ModelCard:
         head=model.head,
         stochastic_depth=model.stochastic_depth,
         task="multilabel" if arrays.multilabel else "multiclass",
+        taps=list(taps),
     )
 
 
@@ -145,7 +158,10 @@ def build(card: ModelCard, weights: str, seed: int) -> Classifier:
         model = spec.create(card.stochastic_depth, card.input_size)
         load_weights(model, spec, weights)
         blocks = spec.cut(model)
-        return Classifier(blocks, _head(blocks, spec, card), card)
+        widths = tap_widths(blocks, card) if card.taps else []
+        made = Classifier(blocks, _head(blocks, spec, card, widths), card)
+        made.tap_widths = widths
+        return made
 
 
 def rebuild(classifier: Classifier, card: ModelCard, seed: int) -> Classifier:
@@ -155,7 +171,7 @@ def rebuild(classifier: Classifier, card: ModelCard, seed: int) -> Classifier:
     return made
 
 
-def _head(blocks: list[nn.Module], spec: Spec, card: ModelCard) -> Head:
+def _head(blocks: list[nn.Module], spec: Spec, card: ModelCard, widths: Sequence[int]) -> Head:
     kind = card.head.pooling
     if kind == "auto":
         kind = "token" if spec.prefix_tokens else "average"
@@ -165,7 +181,19 @@ def _head(blocks: list[nn.Module], spec: Spec, card: ModelCard) -> Head:
     if kind == "flatten":  # the one width that depends on the size of the input
         with torch.inference_mode():
             width = pool(nn.Sequential(*blocks).eval()(torch.zeros(1, 3, card.input_size, card.input_size))).shape[1]
-    return Head(pool, width, card.head, len(card.classes), card.dropout)
+    width += sum(widths[number - 1] for number in card.taps)
+    return Head(pool, width, card.head, len(card.classes), card.dropout, taps=card.taps)
+
+
+@torch.inference_mode()
+def tap_widths(blocks: Iterable[nn.Module], card: ModelCard) -> list[int]:
+    """How many numbers an image has behind each block but the last, once pooled."""
+    features, widths = torch.zeros(1, 3, card.input_size, card.input_size), []
+    pool = Pool("average_max", backbones.spec(card.backbone).prefix_tokens)
+    for block in blocks:
+        features = block.eval()(features)
+        widths.append(pool(features).shape[1])
+    return widths[:-1]
 
 
 def save(classifier: Classifier, card: ModelCard, folder: Path) -> None:
@@ -201,7 +229,6 @@ def pick_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-@torch.inference_mode()
 def predict_logits(
     classifier: Classifier, images: npt.NDArray[np.uint8], batch_size: int, description: str = "predicting"
 ) -> npt.NDArray[np.float32]:
@@ -222,6 +249,7 @@ def predict_logits(
     device = pick_device()
     classifier = classifier.eval().to(device).to(memory_format=torch.channels_last)
 
+    @torch.inference_mode()  # not around what is moved: weights of inference cannot be trained any more
     def run(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         given = torch.from_numpy(np.array(batch)).to(device)
         logits: npt.NDArray[np.float32] = classifier(given.permute(0, 3, 1, 2).float()).cpu().numpy()
@@ -233,3 +261,12 @@ def predict_logits(
             parts += halving(images[start : start + batch_size])
     classifier.cpu()
     return np.concatenate(parts) if parts else np.empty((0, classifier.head.linear.out_features), np.float32)
+
+
+def out_of_place(module: _Module) -> _Module:
+    """A copy that computes no activation in place: torch.export makes the same graph of it in less time."""
+    copy = deepcopy(module)
+    for attributes in map(vars, copy.modules()):
+        if "inplace" in attributes:
+            attributes["inplace"] = False
+    return copy

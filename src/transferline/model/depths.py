@@ -23,8 +23,8 @@ def resolve(config: Tune, spec: Spec) -> Tune:
         UserError: for a name that is no block's, a depth beyond the backbone, or a start outside the space searched.
     """
     start, search = config.start, config.search.freeze_depth
-    for key, depth in {"start.freeze_depth": start.freeze_depth, "search.freeze_depth.low": search.low}.items():
-        _require(depth, spec, f"tune.{key}")
+    _require(start.freeze_depth or 0, spec, "tune.start.freeze_depth")
+    _require(search.low, spec, "tune.search.freeze_depth.low")
     high = spec.depth if search.high is None else search.high
     _require(high, spec, "tune.search.freeze_depth.high")
     if start.freeze_to is None:

@@ -14,11 +14,12 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from transferline.model import memory
-from transferline.model.classifier import Classifier, pick_device
+from transferline.model.classifier import Classifier, out_of_place, pick_device
 
 if TYPE_CHECKING:
     import onnx
 
+EVERY = -1  # in the place of a depth: what is pooled behind every block but the last
 BATCH = 16  # images a pass; larger ones fall out of a CPU's cache
 TOLERANCE = 1e-3  # largest difference between engines, as a share of the largest activation
 WORTH = 1e12  # floating-point operations from which on translating into ONNX pays: some ten seconds of torch's
@@ -41,7 +42,8 @@ class Prefix(nn.Module):
 
     Args:
         classifier: shares its blocks.
-        depths: boundaries in ascending order; after the last block the head's pooling is part of it.
+        depths: boundaries in ascending order; after the last block the head's pooling is part of it. EVERY stands
+            for what the head's taps pool behind every block but the last, concatenated.
         start: boundary that the input was taken from; 0: stored images.
     """
 
@@ -53,12 +55,15 @@ class Prefix(nn.Module):
         """uint8 [B, S, S, 3], or float32 [B, ...] of the boundary `start` -> float32 [B, ...] per boundary."""
         net = self.classifier
         features = stored if self.start else net.normalise(stored.permute(0, 3, 1, 2).float())
-        left = []
-        for number, block in enumerate(net.blocks[self.start : self.depths[-1]], self.start + 1):
+        every, blocks = EVERY in self.depths, len(net.blocks)
+        left, pooled = [], []
+        for number, block in enumerate(net.blocks[self.start : blocks if every else self.depths[-1]], self.start + 1):
             features = block(features)
+            if every and number < blocks:
+                pooled.append(net.head.tap(features))
             if number in self.depths:  # copied, since the next block may begin with a layer that works in place
-                left.append(net.head.pool(features) if number == len(net.blocks) else features.clone())
-        return tuple(left)
+                left.append(net.head.pool(features) if number == blocks else features.clone())
+        return (torch.cat(pooled, 1), *left) if every else tuple(left)
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,7 @@ def translated(prefix: Prefix) -> onnx.ModelProto:
         torch.onnx.errors.OnnxExporterError: where an operator cannot be translated.
     """
     program = torch.onnx.export(
-        prefix.cpu().eval(),
+        out_of_place(prefix.cpu().eval()),
         (torch.from_numpy(_images(prefix.classifier, 2)),),
         dynamo=True,
         verbose=False,
@@ -189,7 +194,7 @@ def in_onnxruntime(graph: onnx.ModelProto, depths: Iterable[int]) -> Engine:
 
 
 def _every(classifier: Classifier) -> Prefix:
-    return Prefix(classifier, range(1, len(classifier.blocks) + 1))
+    return Prefix(classifier, (EVERY, *range(1, len(classifier.blocks) + 1)))
 
 
 def _images(classifier: Classifier, count: int) -> npt.NDArray[np.uint8]:

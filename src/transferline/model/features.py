@@ -5,7 +5,7 @@ import numpy.typing as npt
 from rich.progress import track
 
 from transferline.model.classifier import Classifier
-from transferline.model.engines import BATCH, EngineName, Prefix, Rows, choose, preferred
+from transferline.model.engines import BATCH, EVERY, EngineName, Prefix, Rows, choose, preferred
 
 Images = npt.NDArray[np.uint8]
 Features = npt.NDArray[np.float32]
@@ -19,13 +19,17 @@ class Extractor:
         count: how many images it will be given in all.
         engine: auto, torch or onnxruntime.
         start: blocks that are behind what it is given already, instead of images: float32 [N, ...boundary].
+        every: give what is pooled behind every block, too, before that of the last.
     """
 
-    def __init__(self, classifier: Classifier, count: int, engine: EngineName = "auto", start: int = 0) -> None:
+    def __init__(
+        self, classifier: Classifier, count: int, engine: EngineName = "auto", start: int = 0, *, every: bool = False
+    ) -> None:
         self.classifier = classifier
         # torch alone continues from a boundary to the same bits
         runner = "torch" if start else preferred(classifier, count, engine)
-        self._engine = choose(Prefix(classifier, (len(classifier.blocks),), start), runner)
+        depths = (EVERY, len(classifier.blocks)) if every else (len(classifier.blocks),)
+        self._engine = choose(Prefix(classifier, depths, start), runner)
         classifier.cpu()
 
     @property
@@ -37,9 +41,12 @@ class Extractor:
         """uint8 [N, S, S, 3], or of the boundary -> float32 [N, P], with a progress bar that `label` starts."""
         starts = range(0, len(images), BATCH)
         description = f"{label}: frozen backbone, by {self.engine}"
-        parts = [self._engine.run(images[start : start + BATCH])[0] for start in track(starts, description)]
+        parts = [
+            np.hstack([left.reshape(len(left), -1) for left in self._engine.run(images[start : start + BATCH])])
+            for start in track(starts, description)
+        ]
         self.classifier.cpu()
-        pooled: Features = np.concatenate(parts).reshape(len(images), -1)
+        pooled: Features = np.concatenate(parts)
         return pooled
 
 

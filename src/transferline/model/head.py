@@ -1,6 +1,6 @@
 """The head: pooling, hidden layers, and one linear layer that gives the logits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -46,9 +46,9 @@ class Pool(nn.Module):
         return f"{self.kind}, prefix_tokens={self.prefix_tokens}"
 
     def forward(self, features: Tensor) -> Tensor:
-        """A feature map [B, D, h, w] or a token map [B, T, D] -> [B, P], all of one float type."""
-        if self.kind == "token":
-            return features[:, 0]
+        """A feature map [B, D, h, w], a token map [B, T, D] or a vector [B, D] -> [B, P], all of one float type."""
+        if self.kind == "token" or features.ndim == 2:  # which is a vector already
+            return features[:, 0] if self.kind == "token" else features
         places = features[:, self.prefix_tokens :].transpose(1, 2) if features.ndim == 3 else features
         if self.kind == "flatten":
             return places.flatten(1)
@@ -71,17 +71,30 @@ class Head(nn.Module):
     A hidden layer is linear -> norm -> activation. By default there is none: a linear head on a good backbone is
     hard to beat, and is the head that a linear probe measures (Kornblith et al. 2018, arXiv 1805.08974).
 
+    With taps it also sees the pooled features behind earlier blocks, as in Head2Toe (Evci et al. 2022, arXiv
+    2201.03529). Features are standardised with the mean and scale of the training images, so that one learning rate
+    suits all of them; until `standardise` is called they are taken as they are.
+
     Args:
-        pool: as `Pool`.
-        width: numbers P that the pooling gives an image.
+        pool: as `Pool`, of the last block's features.
+        width: numbers P that an image has after pooling, those of the taps included.
         config: the hidden layers.
         classes: logits C.
         dropout: probability of each pooled or hidden number to be dropped.
+        taps: numbers, from 1, of the earlier blocks whose features it sees, in ascending order.
     """
 
-    def __init__(self, pool: Pool, width: int, config: sections.Head, classes: int, dropout: float) -> None:
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, pool: Pool, width: int, config: sections.Head, classes: int, dropout: float, *, taps: Sequence[int] = ()
+    ) -> None:
         super().__init__()
-        self.pool = pool
+        self.pool, self.taps = pool, tuple(taps)
+        self.tap = Pool("average_max", pool.prefix_tokens)
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
         widths = (width, *config.hidden)
         layers = [_hidden(given, made, config, dropout) for given, made in pairwise(widths)]
         self.hidden = nn.Sequential(*layers)
@@ -89,13 +102,19 @@ class Head(nn.Module):
         self.linear = nn.Linear(widths[-1], classes)
 
     def forward(self, features: Tensor) -> Tensor:
-        """What the last block gives, float [B, ...] -> logits float [B, C]."""
+        """What the last block gives, float [B, ...] -> logits float [B, C]; without taps."""
         return self.classify(self.pool(features))
 
     def classify(self, pooled: Tensor) -> Tensor:
         """float [B, P] -> logits float [B, C]."""
-        logits: Tensor = self.linear(self.dropout(self.hidden(pooled)))
+        standardised = (pooled - self.mean) / self.scale
+        logits: Tensor = self.linear(self.dropout(self.hidden(standardised)))
         return logits
+
+    def standardise(self, mean: Tensor, scale: Tensor) -> None:
+        """Take features [P] less `mean`, in units of `scale`, from here on."""
+        self.mean.copy_(mean)
+        self.scale.copy_(scale)
 
     def set_dropout(self, probability: float) -> None:
         for layer in self.modules():

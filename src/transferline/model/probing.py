@@ -16,37 +16,40 @@ from transferline.model.features import Extractor
 from transferline.policy import Transform
 from transferline.sections import Head, Model
 
-TRAIN_IMAGES, VAL_IMAGES = 400, 300  # about, at most: more take longer and change little
+IMAGES, TRANSFORMED, PASSES = 360, 300, 1000  # at most about: clean, after each transform, in all; more change little
 
 
 def look(take: Callable[..., Arrays], model: Model, seed: int, policy: Sequence[Transform]) -> Evidence:
-    """Features of clean training images, of clean validation images, and of these after each transform.
+    """Features of clean images of train and validation, and of some of them after each transform.
 
-    A transform is applied to every image, whatever its `p`, with parameters drawn from its range. A random resized
-    crop is cut from the image at the network's size.
+    A transform is applied to every one of these, whatever its `p`, with parameters drawn from its range. A random
+    resized crop is cut from the image at the network's size.
 
     Args:
-        take: gives about `limit` clean images of a `split`, as clean.taken.
-        seed: of what the transforms draw.
+        take: gives about `limit` clean images of `splits`, as clean.taken.
+        seed: of which images are transformed, and of what the transforms draw.
 
     Raises:
-        UserError: for an unknown backbone, or weights that cannot be had or do not fit.
+        UserError: for an unknown backbone, or weights that are unavailable or do not fit.
     """
-    train, val = take(limit=TRAIN_IMAGES, split="train"), take(limit=VAL_IMAGES, split="val")
-    known, clean = train.images[:, 0], val.images[:, 0]
+    arrays = take(limit=IMAGES, splits=("train", "val"))
+    clean, assigned = arrays.images[:, 0], arrays.groups
+    assert assigned is not None
+    count = min(TRANSFORMED, max(PASSES - len(clean), 0) // len(policy))
+    rows = np.sort(np.random.default_rng(seed).permutation(len(clean))[:count])
     # Of the head its pooling alone is used; a flattened feature map would be too wide for a quick probe.
-    card = replace(classifier.make_card(model, train), head=Head())
+    card = replace(classifier.make_card(model, arrays), head=Head())
     net = classifier.build(card, model.weights, seed)
-    extract = Extractor(net, len(known) + len(clean) * (1 + len(policy)))
+    extract = Extractor(net, len(clean) + len(rows) * len(policy))
     return Evidence(
         backbone=model.backbone,
-        train=extract(known, "audit: train"),
-        train_labels=train.labels,
-        clean=extract(clean, "audit: val"),
-        labels=val.labels,
-        classes=len(train.classes),
-        example=clean[0],
-        transformed=[_transformed(clean, transform, extract, seed) for transform in policy],
+        clean=extract(clean, "audit: clean"),
+        labels=arrays.labels,
+        groups=assigned,
+        rows=rows,
+        classes=len(arrays.classes),
+        example=clean[rows[0]],
+        transformed=[_transformed(clean[rows], transform, extract, seed) for transform in policy],
     )
 
 
@@ -54,5 +57,5 @@ def _transformed(images: Pixels, transform: Transform, extract: Extractor, seed:
     always = transform.model_copy(update={"p": 1.0})
     with one_thread():
         seeds = [(seed, index) for index in range(len(images))]
-        changed = transforms.drawn(torch.from_numpy(np.array(images)), [always], seeds).numpy()
+        changed = transforms.drawn(torch.from_numpy(images), [always], seeds).numpy()
     return Transformed(transform, extract(changed, f"audit: {transform.name}"), changed[0])

@@ -77,11 +77,20 @@ class _Report(Callback):
         history: where the metrics go, too.
         recorder: gets them once.
         logged: the epochs that it has already, of a process that was killed.
+        joined: validation images are trained on, so that their figures say nothing.
     """
 
-    def __init__(self, label: str, history: History, recorder: Recorder, logged: Collection[int] = ()) -> None:
+    def __init__(
+        self,
+        label: str,
+        history: History,
+        recorder: Recorder,
+        logged: Collection[int] = (),
+        *,
+        joined: bool = False,
+    ) -> None:
         self.label, self.history, self.recorder, self.lr = label, history, recorder, 0.0
-        self.logged = set(logged)
+        self.logged, self.joined = set(logged), joined
 
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": self.history.epochs, "lr": self.lr}
@@ -107,15 +116,16 @@ class _Report(Callback):
         self.lr = float(optimizer.param_groups[0]["lr"])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        row = {name: float(trainer.callback_metrics[name]) for name in LOGGED}
+        names = [name for name in LOGGED if not (self.joined and name.startswith("val_"))]
+        row = {name: float(trainer.callback_metrics[name]) for name in names}
         row["lr"] = self.lr
         self.history.epochs.append(row)
         self._log(row, trainer.current_epoch)
-        print(
-            f"{self.label}: epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {row['train_loss']:.4f}"
-            f"  val loss {row['val_loss']:.4f}  accuracy {row['val_accuracy']:.4f}  macro-F1 {row['val_macro_f1']:.4f}",
-            flush=True,
-        )
+        line = f"{self.label}: epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {row['train_loss']:.4f}"
+        if not self.joined:
+            line += f"  val loss {row['val_loss']:.4f}  accuracy {row['val_accuracy']:.4f}"
+            line += f"  macro-F1 {row['val_macro_f1']:.4f}"
+        print(line, flush=True)
 
 
 def fit(
@@ -128,7 +138,6 @@ def fit(
     seed: int,
     recorder: Recorder,
     label: str,
-    fraction: float = 1.0,
     behind: Behind | None = None,
     callbacks: Sequence[Callback] = (),
     physical: Physical | None = None,
@@ -145,7 +154,6 @@ def fit(
         seed: of order, views and dropout.
         recorder: where each epoch's metrics go.
         label: starts each printed line.
-        fraction: share of the training images used.
         behind: the splits behind the frozen blocks, where they are kept; the rest alone is then trained and run.
         callbacks: further ones, as a pruner.
         physical: images that fit into memory at once; larger batches come in parts, a step still being what it was.
@@ -156,13 +164,18 @@ def fit(
         NotFiniteError: where a loss is not finite.
     """
     quieten()
+    config = config.lasting(len(splits.train.labels))
+    if splits.joined:  # nothing is left to validate on
+        config = config.model_copy(update={"monitor": "train_loss", "early_stopping": None})
     pl.seed_everything(seed, verbose=False)
     torch.set_flush_denormal(True)  # weights that decay to almost nothing slow a CPU down and change nothing
     history, depth = History(), classifier.freeze_depth
     module = make_trainee(classifier, splits, config, lr=lr, seed=seed, behind=behind)
     balanced = config.sampling == "balanced"
-    data = ViewData(splits, batch_size, seed, fraction, behind, balanced=balanced, physical=physical)
-    report = _Report(label, history, recorder, recorder.steps() if resume else ())
+    assert config.epochs != "auto"
+    clean_from = max(config.epochs - config.clean_epochs, 1)
+    data = ViewData(splits, batch_size, seed, behind, balanced=balanced, physical=physical, clean_from=clean_from)
+    report = _Report(label, history, recorder, recorder.steps() if resume else (), joined=splits.joined)
     watching = [Health(label, splits, resume), *callbacks]
     if resume is None:
         with _scratch() as folder:
@@ -217,7 +230,7 @@ def _resumed(
 def _made_for(module: Trainee, data: ViewData, config: Fit, lr: float) -> str:
     """What decides how a training goes, beside the inputs of its stage."""
     net = module.net
-    given = [lr, data.batch_size, data.seed, len(data.rows), net.offset, net.freeze_depth]
+    given = [lr, data.batch_size, data.seed, len(data.labels), net.offset, net.freeze_depth]
     return json.dumps([config.model_dump(mode="json", exclude={"checkpoint_share"}), *given])
 
 
@@ -266,6 +279,7 @@ def _trainer(config: Fit, callbacks: list[Callback], plugins: list[Files], accum
     interactive = sys.stdout.isatty()
     if interactive:
         callbacks.append(RichProgressBar(leave=False))
+    assert config.epochs != "auto"
     return pl.Trainer(
         max_epochs=config.epochs,
         accelerator=config.accelerator,

@@ -11,7 +11,6 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from transferline.artifacts import Arrays
 from transferline.errors import UserError
 from transferline.training.data import Batch, Splits
 from transferline.training.module import Trainee
@@ -95,7 +94,7 @@ class Health(Callback):
             arrays, batches = self.splits.val, trainer.val_dataloaders
             rows = [row for batch in batches or () for row in _culprits(pl_module, batch)]
             alone = 0 < len(rows) < len(arrays.labels)
-            which = _named("these alone give it", arrays, rows) if alone else "no image in particular"
+            which = _named("these alone give it", arrays.paths, rows) if alone else "no image in particular"
             raise self._error(trainer, f"the validation loss is {loss} after epoch {trainer.current_epoch + 1}", which)
 
     def on_save_checkpoint(
@@ -112,10 +111,10 @@ class Health(Callback):
         step, self._due = self._due, None
         if step is None or step.loss is None or math.isfinite(value := step.loss.value()):
             return
-        arrays, draws = self.splits.train, step.images[2].tolist()
+        paths, draws = self.splits.paths, step.images[2].tolist()
         rows = _culprits(module, step.images)
         alone = 0 < len(rows) < len(draws)
-        which = _named("these alone give it" if alone else "its images", arrays, rows if alone else draws)
+        which = _named("these alone give it" if alone else "its images", paths, rows if alone else draws)
         what = f"the loss is {value} in epoch {step.epoch + 1}, step {step.number + 1} (batch {step.batch + 1})"
         raise self._error(trainer, f"{what}, at a learning rate of {step.lr:.3g}", which)
 
@@ -123,7 +122,7 @@ class Health(Callback):
         section = self.label.split(":")[0]
         advice = [
             "take a lower learning rate (tune.start.lr, tune.search.lr)",
-            f"set {section}.gradient_clip: 1.0",
+            f"set a smaller {section}.gradient_clip (0.1)",
             *([] if which.startswith("no image") else ["look at these images"]),
             *([] if trainer.precision == "32-true" else [f"set {section}.precision: 32-true"]),
         ]
@@ -135,13 +134,13 @@ class Health(Callback):
 def _culprits(module: pl.LightningModule, batch: Batch) -> list[int]:
     """The draws of a batch for which the network, in eval mode, answers with something that is not finite."""
     assert isinstance(module, Trainee)
-    logits = module.eval().logits(batch[0].to(module.device))
+    logits = module.eval().logits(tuple(part.to(module.device) for part in batch[0]))
     bad: list[int] = batch[2][~torch.isfinite(logits).all(dim=1).to(batch[2].device)].tolist()
     return bad
 
 
-def _named(words: str, arrays: Arrays, draws: Sequence[int]) -> str:
+def _named(words: str, paths: Sequence[str], draws: Sequence[int]) -> str:
     """The files of the first few draws."""
-    paths = [arrays.paths[draw % len(arrays.labels)] for draw in draws]
-    further = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
-    return f"{words}: {', '.join(paths[:_SHOWN])}{further}"
+    found = [paths[draw % len(paths)] for draw in draws]
+    further = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return f"{words}: {', '.join(found[:_SHOWN])}{further}"

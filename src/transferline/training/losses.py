@@ -34,7 +34,7 @@ class Loss(nn.Module):
 
     def targets(self, labels: Tensor, classes: int) -> Tensor:
         """Labels int64 [B], or [B, C] of 0 and 1 -> float32 [B, C]."""
-        return (labels if self.multilabel else nn.functional.one_hot(labels, classes)).float()
+        return (labels if self.multilabel else nn.functional.one_hot(labels, classes)).to(torch.get_default_dtype())
 
     def forward(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         """The mean over a batch.
@@ -45,7 +45,7 @@ class Loss(nn.Module):
             smoothing: share of a target that goes to all classes, or to the other side of each sigmoid.
         """
         sided = self._of_sigmoids if self.multilabel else self._of_softmax
-        return sided(logits.float(), targets, smoothing)
+        return sided(logits.to(targets.dtype), targets, smoothing)
 
     def _of_softmax(self, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
         logs = logits.log_softmax(1)

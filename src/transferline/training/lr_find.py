@@ -66,14 +66,14 @@ class _Sweep(Callback):
 
 
 def find(splits: Splits, model: Model, config: Fit, options: LrFind, *, start: Start, seed: int, cache: Cache) -> Curve:
-    """The loss at each rate, of a classifier with a fresh head, frozen to `start.freeze_depth`; none of it is kept.
+    """The loss at each rate, of a classifier with a fresh head; none of it is kept.
 
     Args:
         splits: train alone is used.
         model: the section of that name.
         config: how to train, its schedule and epochs aside.
         options: which rates, and how many.
-        start: its batch size and freeze depth are taken.
+        start: its batch size and freeze depth are taken; half of the blocks are frozen where it names none.
         seed: of head, order, views and dropout.
         cache: what the frozen blocks give is taken from there, and kept for tune.
 
@@ -82,8 +82,9 @@ def find(splits: Splits, model: Model, config: Fit, options: LrFind, *, start: S
     """
     check_optimizer(config.optimizer)
     net = classifier.build(make_card(model, splits.train), model.weights, seed)
-    net.freeze(start.freeze_depth)
-    behind = embed(cache, net, splits, {start.freeze_depth}, config).get(start.freeze_depth)
+    depth = -(-len(net.blocks) // 2) if start.freeze_depth is None else start.freeze_depth
+    net.freeze(depth)
+    behind = embed(cache, net, splits, {depth}, config).get(depth)
     return sweep(net, splits, config, options, batch_size=start.batch_size, seed=seed, behind=behind)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from transferline.fitting import Fit
 from transferline.model.classifier import Classifier, Suffix
-from transferline.training.data import Batch
+from transferline.training.data import Batch, Inputs
 from transferline.training.losses import Loss
 from transferline.training.mixing import Mixing
 from transferline.training.optimisers import decays, make_optimizer
@@ -65,24 +65,25 @@ class Trainee(pl.LightningModule):
         self.running = Running()
 
     def inputs(self, stored: Tensor) -> Tensor:
-        """uint8 images [B, S, S, 3] -> float32 [B, 3, S, S]; a suffix's activations of any float type -> float32."""
-        features = (stored.permute(0, 3, 1, 2) if stored.dtype == torch.uint8 else stored).float()
+        """uint8 images [B, S, S, 3] -> [B, 3, S, S]; a suffix's inputs as they are: both in the default dtype."""
+        features = stored.permute(0, 3, 1, 2) if stored.dtype == torch.uint8 else stored
+        features = features.to(torch.get_default_dtype())  # float32, unless Lightning trains in double precision
         if features.ndim != 4:
             return features
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
         return features.contiguous(memory_format=layout)
 
-    def logits(self, stored: Tensor) -> Tensor:
-        """Stored images or activations, as in `inputs` -> float32 [B, C]."""
-        logits: Tensor = self.net(self.inputs(stored))
+    def logits(self, stored: Inputs) -> Tensor:
+        """Of a batch, what the network takes -> float32 [B, C]."""
+        logits: Tensor = self.net(*map(self.inputs, stored))
         return logits
 
     def answers(self, batch: Batch, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """Logits and targets, both float [B, C], of a batch to train on; mixed where so configured."""
         stored, labels, _draws = batch
         targets = self.loss.targets(labels, self.classes)
-        features, targets = self.mixing(self.inputs(stored), targets, epoch, step)
-        logits: Tensor = self.net(features)
+        features, targets = self.mixing(self.inputs(stored[0]), targets, epoch, step)
+        logits: Tensor = self.net(features, *map(self.inputs, stored[1:]))
         return logits, targets
 
     def penalty(self) -> Tensor | float:

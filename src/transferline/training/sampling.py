@@ -1,5 +1,6 @@
 """Which images make which batches of an epoch: a function of (seed, epoch) alone."""
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -18,6 +19,9 @@ class ViewBatches(Sampler[Picks]):
     group is drawn from equally often, and each of its images as often as the others, give or take one (class-balanced
     sampling, as in Kang et al. 2019, arXiv 1910.09217).
 
+    Training ends on images as a model in use sees them (Touvron et al. 2019, arXiv 1906.06423, for sizes of objects; Ge
+    et al. 2021, arXiv 2107.08430, for strong augmentation).
+
     A draw is the number of an image, plus `images` for each time that it came before in the epoch. A last batch of a
     single image is left out: BatchNorm cannot be trained on it.
 
@@ -28,6 +32,7 @@ class ViewBatches(Sampler[Picks]):
         seed: of order, views and draws.
         groups: numbers of images, one array a class; None: every image once.
         most: images that fit into memory at once; larger batches come in parts, one after the other. None: any number.
+        clean_from: the first epoch in which every view is the clean one, number 0.
 
     Attributes:
         first: the batch that the next pass starts at; those after it start at 0.
@@ -42,11 +47,12 @@ class ViewBatches(Sampler[Picks]):
         groups: Sequence[Rows] | None = None,
         *,
         most: int | None = None,
+        clean_from: float = math.inf,
     ) -> None:
         self.images, self.views, self.batch_size, self.seed, self.groups = images, views, batch_size, seed, groups
         full, rest = divmod(images, batch_size)
         self.batches = max(full + (rest > 1), 1)  # whole ones, of an epoch
-        self.most = most or batch_size
+        self.most, self.clean_from = most or batch_size, clean_from
         self.parts = parts(batch_size, self.most)  # of a batch; an epoch's last one may have fewer
         self.epoch = self.first = 0
 
@@ -77,7 +83,7 @@ class ViewBatches(Sampler[Picks]):
     def __iter__(self) -> Iterator[Picks]:
         rng = np.random.default_rng((self.seed, self.epoch))
         order = rng.permutation(self.images) if self.groups is None else self._balanced(self.groups, rng)
-        views = rng.integers(self.views, size=self.images)
+        views = rng.integers(self.views if self.epoch < self.clean_from else 1, size=self.images)
         if self.groups is None:
             views = views[order]
         draws = order + self.images * _times_before(order)

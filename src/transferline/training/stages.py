@@ -2,21 +2,39 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 from pytorch_lightning.callbacks import Callback
 
-from transferline.artifacts import BEST, FINETUNED, HEAD, Best, ModelCard, write_text
+from transferline.artifacts import (
+    BEST,
+    FINETUNED,
+    HEAD,
+    WINNER,
+    Best,
+    Choice,
+    ModelCard,
+    Plan,
+    Probed,
+    write_choice,
+    write_held_out,
+    write_text,
+)
 from transferline.errors import UserError
 from transferline.fitting import Finetune, Fit, Train
 from transferline.model import classifier
 from transferline.model.activations import Cache
 from transferline.model.classifier import Classifier, make_card
+from transferline.model.engines import EVERY
 from transferline.sections import Model
+from transferline.training import choice
 from transferline.training.callbacks import Unfreezing
-from transferline.training.data import Behind, Physical, Splits, embed
+from transferline.training.choice import Tried
+from transferline.training.data import Behind, Physical, Splits, embed, kept_splits
 from transferline.training.fit import History, Recorder, fit
 from transferline.training.optimisers import check_optimizer
+from transferline.training.probe import block_features, fit_head
 from transferline.training.scores import LOGGED
 from transferline.training.shrink import within_memory
 from transferline.tuning import model_with, with_choices
@@ -45,23 +63,30 @@ def train_head(
     config: Train,
     *,
     best: Best,
+    probed: Probed,
+    plan: Plan,
     seed: int,
     cache: Cache,
     recorder: Recorder,
     resume: Path | None = None,
 ) -> History:
-    """A fresh head on the frozen backbone, written to models/head/; with no epochs, as it was made.
+    """The head on the frozen backbone, written to models/head/.
+
+    A linear head is the probe, fitted on the training images, and on those of validation where finetune trains once
+    more on both. Any other is trained on standardised features; with no epochs it stays as it was made.
 
     `resume` as in `fit`.
     """
     config = with_best(config, best)
-    card = make_card(model_with(model, best.choices), splits.train)
+    card = make_card(model_with(model, best.choices), splits.train, probed.taps)
     net = classifier.build(card, model.weights, seed)
     net.freeze(len(net.blocks))
+    splits = splits._replace(joined=plan.refit)
+    fit_probe_head(net, splits, probed, seed=seed, cache=cache, depth=best.freeze_depth)
     history = History()
-    if config.epochs:
-        # The same pass over the data leaves what finetune will start from.
-        behind = embed(cache, net, splits, {net.freeze_depth, best.freeze_depth}, config).get(net.freeze_depth)
+    if len(net.head.hidden) and config.epochs:
+        splits = splits._replace(joined=False)
+        behind = embed(cache, net, splits, {net.freeze_depth}, config).get(net.freeze_depth)
         history = _fit(
             net, splits, behind, config, best=best, seed=seed, recorder=recorder, label="train", resume=resume
         )
@@ -69,40 +94,92 @@ def train_head(
     return history
 
 
+def fit_probe_head(net: Classifier, splits: Splits, probed: Probed, *, seed: int, cache: Cache, depth: int = 0) -> None:
+    """Give `net` the probe as its head, fitted on what `splits` trains on; see `fit_head`.
+
+    Args:
+        depth: behind which activations are wanted later: the same pass over the data leaves them.
+    """
+    kept = kept_splits(cache, net, splits, {depth, len(net.blocks), EVERY})
+    features = block_features(net, splits, kept)
+    given = np.concatenate([features.train, features.val]) if splits.joined else features.train
+    fit_head(net, given[:, features.columns(probed.taps)], splits.labels, probed.prior, seed)
+
+
 def finetune(
     splits: Splits,
     config: Finetune,
     *,
     best: Best,
+    probed: Probed,
+    plan: Plan,
     seed: int,
     cache: Cache,
     recorder: Recorder,
     resume: Path | None = None,
-) -> History:
+) -> tuple[History, Choice]:
     """From models/head/, everything above the tuned freeze depth, or all, written to models/finetuned/.
+
+    Fine-tuned on train by tune's best trial, or here where there was none; then the linear probe, the fine-tuned
+    weights and points between them are compared on validation; then, where `plan.refit`, what was chosen is trained on
+    train and validation together. The logits of validation from before that are kept, for temperature and thresholds.
 
     `resume` as in `fit`.
     """
-    config = with_best(config, best)
+    config = with_best(config, best).model_copy(update={"epochs": plan.epochs})
     net, card = classifier.load(HEAD)
-    depth = 0 if config.freezing == "full" else best.freeze_depth
-    net.freeze(depth)
-    callbacks = [Unfreezing(len(net.blocks), depth, config.unfreeze_epochs)] if config.freezing == "gradual" else []
-    behind = embed(cache, net, splits, {depth}, config).get(depth)
-    history = _fit(
-        net,
-        splits,
-        behind,
-        config,
-        best=best,
-        seed=seed,
-        recorder=recorder,
-        label="finetune",
-        resume=resume,
-        callbacks=callbacks,
-    )
+    net.freeze(0 if config.freezing == "full" else best.freeze_depth)
+    behind = embed(cache, net, splits, {net.freeze_depth}, config).get(net.freeze_depth)
+    options: dict[str, Any] = {"best": best, "seed": seed, "recorder": recorder}
+
+    shipped = {key: value.clone() for key, value in net.state_dict().items()}
+    if plan.refit and len(net.head.hidden) == 0:  # that head has seen validation; what is compared there has not
+        fit_probe_head(net, splits, probed, seed=seed, cache=cache)
+    start = Tried.of(net, choice.validation_logits(net, splits, behind))
+    history, end = History(), Tried.read(WINNER)
+    if not end.state:
+        history = _fit(net, splits, behind, config, label="finetune", resume=resume, **options)
+        end = Tried.of(net, choice.validation_logits(net, splits, behind))
+
+    logits, state, made = choice.choose(net, splits, behind, start, end, refit=plan.refit)
+    net.load_state_dict(shipped if plan.refit else state, strict=False)
+    if plan.refit:
+        weight = made.candidate.weight
+        history = _refit(net, splits, behind, config, weight=weight, resume=resume, **options) if weight else History()
     _write(net, card, history, FINETUNED)
+    write_choice(made)
+    write_held_out(logits)
+    return history, made
+
+
+def _refit(
+    net: Classifier,
+    splits: Splits,
+    behind: Behind | None,
+    config: Finetune,
+    *,
+    weight: float,
+    recorder: Recorder,
+    resume: Path | None,
+    **options: Any,
+) -> History:
+    """Train on train and validation together, from the probe that was fitted on both, and interpolate as was chosen."""
+    probe = {key: value.clone() for key, value in net.state_dict().items()}
+    together, folder = splits._replace(joined=True), resume / "refit" if resume else None
+    label = "finetune: on train and validation"
+    with recorder.child("on train and validation", {"images": len(together.labels)}) as run:
+        history = _fit(net, together, behind, config, label=label, resume=folder, recorder=run, **options)
+    net.load_state_dict(choice.interpolated(probe, net.state_dict(), weight))
     return history
+
+
+def adapt(
+    net: Classifier, splits: Splits, config: Fit, *, callbacks: Sequence[Callback] = (), **options: Any
+) -> History:
+    """As `fit`, with blocks unfrozen one by one where `config` says so."""
+    if isinstance(config, Finetune) and config.freezing == "gradual":
+        callbacks = [*callbacks, Unfreezing(len(net.blocks), net.freeze_depth, config.unfreeze_epochs)]
+    return fit(net, splits, config, callbacks=callbacks, **options)
 
 
 def _fit(
@@ -116,10 +193,9 @@ def _fit(
     recorder: Recorder,
     label: str,
     resume: Path | None,
-    callbacks: Sequence[Callback] = (),
 ) -> History:
     def attempt(physical: Physical, phase: Callback, run: Recorder) -> History:
-        return fit(
+        return adapt(
             net,
             splits,
             config,
@@ -129,7 +205,7 @@ def _fit(
             recorder=run,
             label=label,
             behind=behind,
-            callbacks=[phase, *callbacks],
+            callbacks=[phase],
             physical=physical,
             resume=resume,
         )
@@ -141,7 +217,7 @@ def _fit(
 
 def _write(net: Classifier, card: ModelCard, history: History, folder: Path) -> None:
     classifier.save(net, card, folder)
-    names = [*LOGGED, "lr"]
+    names = [name for name in (*LOGGED, "lr") if all(name in row for row in history.epochs)]
     lines = [",".join(["epoch", *names])]
     lines += [
         ",".join([str(number), *(f"{row[name]:.8g}" for name in names)]) for number, row in enumerate(history.epochs)

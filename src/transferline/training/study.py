@@ -5,7 +5,7 @@ import os
 import platform
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 import optuna
 from filelock import FileLock, Timeout
-from optuna.pruners import MedianPruner, NopPruner
+from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
@@ -25,7 +25,16 @@ from transferline.tuning import Tune
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 OWNER = "owner"  # of a trial: worker, host, pid, and what the sampler's generators were left at; in one line
 AGAIN = "again"  # the number of the trial whose values this one tries again
+REASON = "reason"  # why a trial was pruned
 POLL_SECONDS = 0.5
+RANDOM = 4  # trials drawn at random after the first ones, which are much alike: TPE would stay near them
+# Trials report in hundredths of what they are given. Deep ones lose at first what the probe knew, and regain it while
+# the learning rate falls: they are judged after two thirds.
+PRUNERS: dict[str, Callable[[], BasePruner]] = {
+    "median": lambda: MedianPruner(n_startup_trials=2, n_warmup_steps=66),
+    "halving": lambda: SuccessiveHalvingPruner(min_resource=66, reduction_factor=3),
+    "none": NopPruner,
+}
 
 Values = dict[str, Any]
 
@@ -45,8 +54,9 @@ class Shared:
         name: of the study.
         config: how many trials are wanted, the objective, the pruner.
         seed: of the sampler.
-        first: values of the first trial, as Optuna keeps them.
-        sample: draws a trial's values.
+        first: values of the first trials, as Optuna keeps them.
+        sample: draws a trial's values, given the trials that are done or under way.
+        more: whether a further trial is wanted, given these.
     """
 
     def __init__(
@@ -56,10 +66,12 @@ class Shared:
         config: Tune,
         *,
         seed: int,
-        first: Values,
-        sample: Callable[[optuna.Trial], Values],
+        first: Sequence[Values],
+        sample: Callable[[optuna.Trial, list[FrozenTrial]], Values],
+        more: Callable[[list[FrozenTrial]], bool],
     ) -> None:
-        self.name, self.config, self.seed, self.first, self.sample = name, config, seed, first, sample
+        self.name, self.config, self.seed = name, config, seed
+        self.first, self.sample, self.more = first, sample, more
         self.journal = Journal(folder / f"{name}.journal")
         self.workers = folder / f"{name}.workers"
         self.id = uuid.uuid4().hex[:12]
@@ -76,19 +88,20 @@ class Shared:
         (self.workers / self.id).unlink(missing_ok=True)
 
     def open(self) -> optuna.Study:
-        """The study as it stands in the journal; the first process to come queues the first trial."""
+        """The study as it stands in the journal; the first process to come queues the first trials."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self.journal.lock:
             study = optuna.create_study(
                 study_name=self.name,
                 storage=self.journal.open(),
-                sampler=TPESampler(seed=self.seed, n_startup_trials=min(10, max(3, self.config.trials // 2))),
-                pruner=MedianPruner(n_startup_trials=3) if self.config.pruner == "median" else NopPruner(),
+                sampler=TPESampler(seed=self.seed, n_startup_trials=len(self.first) + RANDOM),
+                pruner=PRUNERS[self.config.pruner](),
                 direction="maximize" if MONITORS[self.config.objective][1] == "max" else "minimize",
                 load_if_exists=True,
             )
             if not study.get_trials(deepcopy=False):
-                study.enqueue_trial(self.first)
+                for values in self.first:
+                    study.enqueue_trial(values)
         return study
 
     @property
@@ -97,7 +110,7 @@ class Shared:
         return len(self.study.get_trials(deepcopy=False, states=FINISHED))
 
     def claim(self) -> tuple[optuna.Trial, Values] | None:
-        """The next trial for this process and its values; None once as many as wanted are done.
+        """The next trial for this process and its values; None once no further one is wanted.
 
         Where the rest is in other hands it waits, and takes over what a process leaves behind that dies.
         """
@@ -106,21 +119,25 @@ class Shared:
             with self.journal.lock:
                 self._take_back()
                 flying = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-                done = self.done
-                if done >= self.config.trials:
-                    return None
-                if done + len(flying) < self.config.trials:
+                if self.more(self._begun()):
                     return self._ask()
+                if not flying:
+                    return None
             waiting = [_described(trial) for trial in flying]
             if waiting != told:
                 print(f"tune: waiting for {', '.join(waiting)}", flush=True)
                 told = waiting
             time.sleep(POLL_SECONDS)
 
+    def _begun(self) -> list[FrozenTrial]:
+        """Trials that are under way, or came to an end of their own."""
+        return self.study.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING))
+
     def finish(self, trial: optuna.Trial, value: float) -> None:
         self.study.tell(trial, value, skip_if_finished=True)
 
-    def prune(self, trial: optuna.Trial) -> None:
+    def prune(self, trial: optuna.Trial, reason: str) -> None:
+        trial.set_user_attr(REASON, reason)
         self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
 
     def give_back(self, trial: optuna.Trial, error: BaseException) -> None:
@@ -163,8 +180,9 @@ class Shared:
         owners = (trial.user_attrs.get(OWNER) for trial in self.study.get_trials(deepcopy=False))
         states = [owner["random"] for owner in owners if owner and owner["random"]]
         _restore(self.study.sampler, states[-1] if states else self._unused())
+        others = self._begun()
         trial = self.study.ask()
-        values = self.sample(trial)
+        values = self.sample(trial, others)
         # What is tried again was drawn before: whatever the sampler does on the way must not count.
         random = None if AGAIN in trial.user_attrs else _state(self.study.sampler)
         owner = {"worker": self.id, "host": platform.node(), "pid": os.getpid(), "random": random}

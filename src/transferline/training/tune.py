@@ -3,35 +3,49 @@
 import gc
 import hashlib
 import json
+import math
+import shutil
 import time
+from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytorch_lightning as pl
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
+from safetensors.torch import save_file
 
-from transferline.artifacts import Best, project_root
+from transferline.artifacts import Best, Plan, Probed, atomic, project_root, read_plan, write_plan
 from transferline.errors import UserError
+from transferline.fitting import Finetune
 from transferline.model import backbones, classifier, depths, memory
 from transferline.model.activations import Cache
-from transferline.model.classifier import make_card
-from transferline.sections import Head, Model
-from transferline.training import budget
-from transferline.training.data import Behind, Splits, embed
-from transferline.training.fit import Recorder, fit
+from transferline.model.classifier import Classifier, make_card
+from transferline.model.engines import EVERY
+from transferline.model.linear_probe import log_losses
+from transferline.model.work import block_work, training_work
+from transferline.sections import Model
+from transferline.training import choice, plan
+from transferline.training.choice import Tried
+from transferline.training.data import Behind, Splits, behind, kept_splits
+from transferline.training.fit import Recorder
 from transferline.training.health import NotFiniteError
 from transferline.training.optimisers import check_optimizer
+from transferline.training.probe import BlockFeatures, block_features, fit_head, probe
 from transferline.training.scores import MONITORS
-from transferline.training.study import Shared
-from transferline.tuning import FloatRange, Search, Space, Tune, WholeRange, first, model_with, with_choices
+from transferline.training.space import as_given, as_optuna, suggest, within_data
+from transferline.training.stages import adapt
+from transferline.training.study import REASON, Shared
+from transferline.tuning import Space, Tune, first, model_with, with_choices
 
 
 class _Prune(pl.Callback):
     """Reports validation after each epoch and stops a hopeless trial.
 
-    Trials are compared after the same share of what they are given, in hundredths: with a budget of seconds they
-    have different numbers of epochs.
+    Trials are compared after the same share of what they are given, in hundredths.
     """
 
     def __init__(self, trial: optuna.Trial, monitor: str) -> None:
@@ -43,20 +57,21 @@ class _Prune(pl.Callback):
             return
         self.trial.report(float(trainer.callback_metrics[self.monitor]), share)
         if self.trial.should_prune():
-            raise optuna.TrialPruned("it stood below the median of its peers")
+            raise optuna.TrialPruned("it stood behind its peers")
 
 
 class Tuner:
-    """One study: what is tried, how a trial is trained, what came of it.
+    """The probe, then one study: what is tried, how a trial is trained, what came of it.
 
     Args:
         splits: what is trained and validated on.
         model: the section of that name; one copy of its weights is loaded and shared by all trials.
         config: the tune section.
-        seed: of sampler, sample of training images, order and weights of the head.
+        finetune: how a trial is trained.
+        seed: of sampler, order and weights of the head.
         data_key: identifies the arrays, so that other data means another study.
         cache: where the trials' frozen blocks keep what they give.
-        recorder: the stage's run, under which each trial gets one of its own.
+        recorder: the stage's run, under which the probe and each trial get one of their own.
 
     Raises:
         UserError: where a depth does not suit the backbone, or timm has no optimiser of that name.
@@ -67,82 +82,191 @@ class Tuner:
         splits: Splits,
         model: Model,
         config: Tune,
+        finetune: Finetune,
         *,
         seed: int,
         data_key: str,
         cache: Cache,
         recorder: Recorder,
     ) -> None:
+        self.began = time.perf_counter()
         spec = backbones.spec(model.backbone)
-        self.splits, self.model, self.config, self.seed = splits, model, depths.resolve(config, spec), seed
+        self.splits, self.model, self.seed = splits, model, seed
+        self.config = within_data(depths.resolve(config, spec), len(splits.train.labels))
+        self.finetune = finetune.model_copy(update={"monitor": config.objective})
         self.cache, self.recorder = cache, recorder
         high = config.search.freeze_depth.high
         self.depth = spec.depth if high is None else high
         if "stochastic_depth" in config.search.further:
             spec.require_stochastic_depth(0.0)
-        for name in (config.optimizer, *config.search.further.get("optimizer", ())):
+        for name in (finetune.optimizer, *config.search.further.get("optimizer", ())):
             check_optimizer(name)
-        self.name = study_name(model, config, seed, data_key)
-        start = _as_optuna(first(self.config, self.model))
-        folder = project_root() / ".cache" / "tune"
-        self.shared = Shared(folder, self.name, self.config, seed=seed, first=start, sample=self._sample)
+        self.name = study_name(model, config, finetune, seed, data_key)
+        self.folder = project_root() / ".cache" / "tune"
+        self.winner: Path | None = None
 
-    def run(self) -> tuple[Best, optuna.Study]:
-        """Try until `trials` trials of this study are done; those of other processes, and before a kill, count."""
-        with self.shared as shared:
-            done = shared.done
-            if done:
+    def probe(self) -> Probed:
+        """The linear probe, the head that starts from it, and the plan; before `run`."""
+        self.base = classifier.build(make_card(self.model, self.splits.train), self.model.weights, self.seed)
+        self.kept = self._embed(self.base)
+        features = block_features(self.base, self.splits, self.kept)
+        print("tune: a linear probe on frozen features", flush=True)
+        with self.recorder.child("probe", {"features": self.model.head.features}) as run:
+            self.probed = probe(features, self.splits.train, self.model.head, self.seed)
+            self.start = start_net(
+                self.base, self.model, self.splits, probed=self.probed, features=features, seed=self.seed
+            )
+            losses, right = log_losses(self._logits(self.start, len(self.base.blocks)), self.splits.val.labels)
+            run.log_metrics({"cv_loss": self.probed.taken.loss, "cv_accuracy": self.probed.taken.accuracy,
+                             "val_loss": float(losses.mean()), "val_accuracy": float(right.mean())})  # fmt: skip
+        self.plan = self._plan()
+        return self.probed
+
+    def run(self) -> tuple[Best, optuna.Study | None]:
+        """Try until the plan's budget is spent, or its trials are done; those of other processes count.
+
+        Raises:
+            UserError: where no trial came to an end.
+        """
+        if self.config.trials == 0:
+            depth = self.config.start.freeze_depth
+            start = self.config.start
+            return self._answer(start.lr, start.batch_size, self.probed.depth if depth is None else depth), None
+        shared = Shared(
+            self.folder,
+            self.name,
+            self.config,
+            seed=self.seed,
+            first=self._first(),
+            sample=self._sample,
+            more=self._more,
+        )
+        with shared as self.shared:
+            if done := shared.done:
                 print(f"tune: study {self.name} continues after {done} trials", flush=True)
-            if done < self.config.trials:
-                self.base = classifier.build(make_card(self.model, self.splits.train), self.model.weights, self.seed)
-                self.behind = self._embed()
-                while claimed := shared.claim():
-                    self._try(*claimed)
-                    gc.collect()
+            while claimed := shared.claim():
+                self._try(*claimed)
+                gc.collect()
             return self._best(shared.study), shared.study
 
-    def _embed(self) -> dict[tuple[int, str], Behind]:
-        """(depth, pooling) -> the splits behind it; one pass fills every depth that a trial may ask for, and train.
+    def planned(self) -> str:
+        """The plan in a line."""
+        made = self.plan
+        many = f"{made.trials} trials" if made.trials is not None else "as many trials as fit into the budget"
+        first = ", ".join(map(str, made.first))
+        return f"{many} of {made.epochs} epochs, first at freeze depths {first}; the probe suggests {self.probed.depth}"
 
-        Behind all blocks, what is kept is pooled, so that each further pooling is a pass of its own.
-        """
-        search, blocks = self.config.search, len(self.base.blocks)
-        wanted = {*range(search.freeze_depth.low, self.depth + 1), self.config.start.freeze_depth, blocks}
-        least, most = ({name: self._end(name, end) for name in ("mixup", "cutmix")} for end in ("low", "high"))
-        always = self.config.model_copy(update=least)
-        if self.config.model_copy(update=most).mixes and not always.mixes:
-            print("tune: trials that mix images (mixup, cutmix) run the frozen blocks every epoch", flush=True)
-        found = embed(self.cache, self.base, self.splits, wanted, always)
-        own: str = self.model.head.pooling
-        behind = {(depth, own): kept for depth, kept in found.items()}
-        for pooling in search.further.get("pooling", ()):
-            if found and self.depth == blocks and pooling != own:
-                net = self._classifier({"pooling": pooling, "freeze_depth": blocks})
-                kept = embed(self.cache, net, self.splits, {blocks})
-                behind |= {(blocks, pooling): kept[blocks]} if kept else {}
-        return behind
+    def keep_winner(self, path: Path) -> None:
+        """What the trial that was taken has learnt, for finetune; an empty file where nothing was tried."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as partial:
+            if self.winner is None:
+                save_file({}, partial)
+            else:
+                shutil.copyfile(self.winner, partial)
 
-    def _end(self, name: str, end: str) -> float:
-        """The lowest or highest value that a trial may have."""
-        space = self.config.search.further.get(name)
-        return float(getattr(space, end) if space else getattr(self.config, name))
+    # What is planned.
 
-    def _kept(self, values: dict[str, Any], config: Tune) -> Behind | None:
-        """What lies behind the frozen blocks of a trial, where it is of use."""
-        if config.mixes:
-            return None
-        depth, own = values["freeze_depth"], self.model.head.pooling
-        pooled = depth == len(self.base.blocks)
-        return self.behind.get((depth, values.get("pooling", own) if pooled else own))
+    def _plan(self) -> Plan:
+        """By rule; or by the clock, once: a study that goes on after a kill keeps its plan."""
+        images, config = len(self.splits.train.labels), self.config
+        path = self.folder / f"{self.name}.plan.json"
+        if config.minutes is None:
+            made = plan.by_rule(self.start, config, self.finetune, images)
+        elif path.exists():
+            return read_plan(path)
+        else:
+            spent = time.perf_counter() - self.began
+            made = plan.by_clock(
+                config, self.finetune, images, seconds=self._seconds(), blocks=len(self.base.blocks), spent=spent
+            )
+        made = plan.with_first(made, config, self.probed.depth)
+        if config.minutes is not None:
+            write_plan(made, path)
+        return made
 
-    def _sample(self, trial: optuna.Trial) -> dict[str, Any]:
+    def _seconds(self) -> Callable[[int], float]:
+        """Of training on one image at each depth: measured at some, worked out between them by their work."""
+        blocks, works = len(self.base.blocks), block_work(self.start)
+        timed = sorted({min(2, blocks), -(-blocks // 2), blocks - 1, blocks})
+        rates, taken = [], {}
+        for depth in timed:
+            self.start.freeze(depth)
+            kept = behind(self.kept, self.start, depth)
+            work = training_work(self.start, works, depth, kept=kept is not None)
+            taken[depth] = plan.measure(self.start, self.splits, kept, self.finetune, self.config.start.batch_size)
+            rates.append(taken[depth] / work)
+
+        def seconds(depth: int) -> float:
+            work = training_work(self.start, works, depth, kept=depth in self.kept)
+            return taken.get(depth) or float(np.interp(depth, timed, rates)) * work
+
+        return seconds
+
+    def _first(self) -> list[dict[str, Any]]:
+        values = as_optuna(first(self.config, self.finetune, self.model))
+        return [values | {"freeze_depth": depth} for depth in self.plan.first]
+
+    def _more(self, trials: list[FrozenTrial]) -> bool:
+        """Whether a further trial is wanted beside these, which are done or under way."""
+        made = self.plan
+        most = plan.MOST_TRIALS if made.unit == "multiply-adds" else math.inf
+        if made.trials is not None or len(trials) >= most:
+            return len(trials) < (made.trials or most)
+        return len(trials) < len(made.first) or self._shallowest(trials) is not None
+
+    def _shallowest(self, trials: list[FrozenTrial]) -> int | None:
+        low = self.config.search.freeze_depth.low
+        if self.plan.trials is not None:
+            return low
+        spent = sum(self.plan.cost(trial.params["freeze_depth"]) for trial in trials if trial.params)
+        return plan.shallowest(self.plan, low, self.depth, spent)
+
+    def _sample(self, trial: optuna.Trial, others: list[FrozenTrial]) -> dict[str, Any]:
         search = self.config.search
+        queued = "fixed_params" in trial.storage.get_trial_system_attrs(trial._trial_id)
+        affordable = None if queued else self._shallowest(others)
+        low = search.freeze_depth.low if affordable is None else affordable
         values: dict[str, Any] = {
-            "lr": _suggest(trial, "lr", search.lr),
-            "batch_size": _suggest(trial, "batch_size", tuple(sorted(search.batch_size))),
-            "freeze_depth": trial.suggest_int("freeze_depth", search.freeze_depth.low, self.depth),
+            "lr": suggest(trial, "lr", search.lr),
+            "batch_size": suggest(trial, "batch_size", tuple(sorted(search.batch_size))),
+            "freeze_depth": trial.suggest_int("freeze_depth", low, self.depth),
         }
-        return values | {name: _suggest(trial, name, space) for name, space in search.further.items()}
+        return values | {name: suggest(trial, name, space) for name, space in search.further.items()}
+
+    # What is kept.
+
+    def _embed(self, net: Classifier) -> dict[int, Any]:
+        """The splits behind the depths that a trial may ask for, and behind every block: one pass for all."""
+        config, blocks = self.config, len(net.blocks)
+        low: int | None = config.search.freeze_depth.low
+        if config.minutes is None and config.trials == "auto":  # else the budget is not known yet, or is no limit
+            rule = plan.by_rule(net, config, self.finetune, len(self.splits.train.labels))
+            low = plan.shallowest(rule, config.search.freeze_depth.low, self.depth, spent=0.0)
+        possible = set(range(self.depth if low is None else low, self.depth + 1))
+        possible.add(blocks if config.start.freeze_depth is None else config.start.freeze_depth)
+        wanted = possible & set(plan.cached_depths(block_work(net)))
+        if self._always_mixes():
+            print("mixup, cutmix: images are mixed anew, so every epoch runs the frozen blocks", flush=True)
+            wanted = set()
+        return kept_splits(self.cache, net, self.splits, {*wanted, blocks, EVERY})
+
+    def _always_mixes(self) -> bool:
+        """Whether every trial mixes images, so that no activations are of use."""
+        least = {name: self._lowest(name) for name in ("mixup", "cutmix")}
+        return self.finetune.model_copy(update=least).mixes
+
+    def _lowest(self, name: str) -> float:
+        space = self.config.search.further.get(name)
+        return float(space.low if space else getattr(self.finetune, name))
+
+    def _behind(self, net: Classifier, config: Finetune) -> Behind | None:
+        """What lies behind the frozen blocks of a trial, where it is of use."""
+        depth = net.freeze_depth
+        other = depth == len(net.blocks) and str(net.head.pool) != str(self.base.head.pool)
+        return None if config.mixes or other else behind(self.kept, net, depth)
+
+    # A trial.
 
     def _try(self, trial: optuna.Trial, values: dict[str, Any]) -> None:
         """One trial, in a run of its own. What ends this process, or this stage, leaves it to be tried again."""
@@ -154,7 +278,7 @@ class Tuner:
                     value = self._trained(trial, values, run)
                 except optuna.TrialPruned as pruned:
                     run.set_tags({"pruned_because": str(pruned)})
-                    self.shared.prune(trial)
+                    self.shared.prune(trial, str(pruned))
                     raise
                 self.shared.finish(trial, value)
         except optuna.TrialPruned:
@@ -166,11 +290,10 @@ class Tuner:
     def _trained(self, trial: optuna.Trial, values: dict[str, Any], run: Recorder) -> float:
         """The objective. Raises TrialPruned where values contradict each other, diverge, or take too much memory."""
         try:
-            config = with_choices(self.config, values, values["batch_size"])
+            config = with_choices(self.finetune, values, values["batch_size"])
             net = self._classifier(values)
         except UserError as error:  # each value is right, together they are not
             raise self._left_out(trial, str(error)) from None
-        config = config.model_copy(update={"monitor": self.config.objective})
         try:
             return self._train(trial, net, config, values, run)
         except NotFiniteError as error:
@@ -187,80 +310,112 @@ class Tuner:
         return optuna.TrialPruned(reason)
 
     def _train(
-        self, trial: optuna.Trial, net: classifier.Classifier, config: Tune, values: dict[str, Any], run: Recorder
+        self, trial: optuna.Trial, net: Classifier, config: Finetune, values: dict[str, Any], run: Recorder
     ) -> float:
-        behind, fraction = self._kept(values, config), config.train_fraction
-        if config.budget == "seconds":
-            cost = budget.measure(net, self.splits, behind, config, values["batch_size"])
-            config, fraction = budget.spend(cost, self.splits, config)
-        monitor, _ = MONITORS[config.objective]
-        began = time.perf_counter()
-        history = fit(
+        monitor, _ = MONITORS[config.monitor]
+        began, kept = time.perf_counter(), self._behind(net, config)
+        history = adapt(
             net,
             self.splits,
-            config,
+            config.model_copy(update={"epochs": self.plan.epochs}),
             lr=values["lr"],
             batch_size=values["batch_size"],
             seed=self.seed,
             recorder=run,
             label=f"tune: trial {trial.number + 1}",
-            fraction=fraction,
-            behind=behind,
+            behind=kept,
             callbacks=[_Prune(trial, monitor)],
         )
-        run.log_metrics({"objective": history.best[monitor], "seconds": time.perf_counter() - began})
-        return history.best[monitor]
+        value = history.best[monitor]
+        tried = Tried.of(net, choice.validation_logits(net, self.splits, kept))
+        tried.write(self._files(trial.number))
+        run.log_metrics({"objective": value, "seconds": time.perf_counter() - began})
+        return value
 
-    def _classifier(self, values: dict[str, Any]) -> classifier.Classifier:
-        """A copy of the base as the trial wants it. Raises UserError where its head contradicts itself."""
+    def _files(self, number: int) -> Path:
+        return self.folder / self.name / f"trial_{number:03d}.safetensors"
+
+    def _classifier(self, values: dict[str, Any]) -> Classifier:
+        """A copy of the start as the trial wants it. Raises UserError where its head contradicts itself."""
         model = model_with(self.model, values)
-        if any(name in values for name in ("stochastic_depth", *Head.model_fields)):
-            copy = classifier.rebuild(self.base, make_card(model, self.splits.train), self.seed)
+        if "stochastic_depth" in values or model.head != self.model.head:
+            copy = classifier.rebuild(self.start, make_card(model, self.splits.train, self.probed.taps), self.seed)
+            if model.head == self.model.head:
+                copy.head.load_state_dict(self.start.head.state_dict())
         else:
-            copy = deepcopy(self.base)
+            copy = deepcopy(self.start)
             copy.head.set_dropout(model.dropout)
-        copy.freeze(values["freeze_depth"])
+        copy.freeze(0 if self.finetune.freezing == "full" else values["freeze_depth"])  # as finetune will
         return copy
+
+    def _logits(self, net: Classifier, depth: int) -> Any:
+        net.freeze(depth)
+        return choice.validation_logits(net, self.splits, behind(self.kept, net, depth))
+
+    # What came of it.
 
     def _best(self, study: optuna.Study) -> Best:
         done = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
-        found = {name: getattr(self.config.start, name) for name in Space.model_fields}
-        if done:
-            found = {name: _as_given(value, self.config.search, name) for name, value in study.best_params.items()}
-        return Best(
-            **{name: found.pop(name) for name in Space.model_fields},
-            value=study.best_value if done else None,
-            study=self.name,
-            run_id=self.recorder.run_id,
-            choices=found,
-        )
+        if not done:
+            raise _nothing_found(study)
+        taken = choice.simplest(done, self.config.objective, self.splits.val.labels, self._files)
+        self.winner = self._files(taken.number)
+        found = {name: as_given(value, self.config.search, name) for name, value in taken.params.items()}
+        named = {name: found.pop(name) for name in Space.model_fields}
+        if self.config.objective == "loss" and (taken.value or 0.0) >= self._chance():
+            print(
+                f"tune: the best trial's loss of {taken.value:.3g} is no better than answering with the classes'"
+                " shares, whatever the image: look at the images and their labels",
+                flush=True,
+            )
+        return self._answer(**named, value=taken.value, choices=found)
+
+    def _chance(self) -> float:
+        """Log loss on validation of the classes' shares in train, whatever the image."""
+        counts, labels = self.splits.train.counts, self.splits.val.labels
+        if labels.ndim == 2:
+            share = np.clip(counts / len(self.splits.train.labels), 1e-6, 1 - 1e-6)
+            return float(-(labels * np.log(share) + (1 - labels) * np.log(1 - share)).mean())
+        return float(-np.log(np.maximum(counts / counts.sum(), 1e-6))[labels].mean())
+
+    def _answer(
+        self,
+        lr: float,
+        batch_size: int,
+        freeze_depth: int,
+        *,
+        value: float | None = None,
+        choices: Mapping[str, Any] | None = None,
+    ) -> Best:
+        images = len(self.splits.train.labels) + len(self.splits.val.labels)
+        self.plan = replace(self.plan, refit=plan.refits(self.plan, self.finetune, freeze_depth, images))
+        name = "" if value is None else self.name
+        return Best(lr, batch_size, freeze_depth, value, name, self.recorder.run_id, dict(choices or {}))
 
 
-def study_name(model: Model, config: Tune, seed: int, data_key: str) -> str:
+def start_net(
+    base: Classifier, model: Model, splits: Splits, *, probed: Probed, features: BlockFeatures, seed: int
+) -> Classifier:
+    """`base` with the head that the probe gives, fitted on the training images."""
+    net = classifier.rebuild(base, make_card(model, splits.train, probed.taps), seed)
+    fit_head(net, features.train[:, features.columns(probed.taps)], splits.train.labels, probed.prior, seed)
+    return net
+
+
+def _nothing_found(study: optuna.Study) -> UserError:
+    """Where every trial was left out: how many, why each was, and what to change."""
+    reasons = [f"trial {trial.number + 1}: {trial.user_attrs.get(REASON, 'pruned')}" for trial in study.trials
+               if trial.state == TrialState.PRUNED]  # fmt: skip
+    return UserError(
+        f"tune: none of {len(reasons)} trials came to its end ({'; '.join(reasons)})",
+        "where losses are not finite, lower tune.start.lr and tune.search.lr in params.yaml, or set"
+        " finetune.gradient_clip: 0.1; where memory ran out, take smaller tune.search.batch_size",
+    )
+
+
+def study_name(model: Model, config: Tune, finetune: Finetune, seed: int, data_key: str) -> str:
     """A name for all that makes trials comparable: everything but how many are wanted."""
-    same = {"model": model.model_dump(), "tune": config.model_dump(exclude={"trials"}), "seed": seed, "data": data_key}
+    trained = finetune.model_dump(exclude={"refit", "checkpoint_share"})
+    tune = config.model_dump(exclude={"trials"})
+    same = {"model": model.model_dump(), "tune": tune, "finetune": trained, "seed": seed, "data": data_key}
     return "study-" + hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _suggest(trial: optuna.Trial, name: str, space: Any) -> Any:
-    if isinstance(space, WholeRange):
-        return trial.suggest_int(name, space.low, space.high, log=space.log)
-    if isinstance(space, FloatRange):
-        return float(trial.suggest_float(name, space.low, space.high, log=space.log))
-    named = {_named(value): value for value in space}
-    return named[trial.suggest_categorical(name, list(named))]
-
-
-def _named(value: Any) -> Any:
-    """A choice as Optuna keeps it, which has no lists."""
-    return json.dumps(value) if isinstance(value, tuple) else value
-
-
-def _as_optuna(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: _named(value) for name, value in values.items()}
-
-
-def _as_given(value: Any, search: Search, name: str) -> Any:
-    """A value of Optuna's as it stands in best.json."""
-    choices = search.further.get(name, ())
-    return json.loads(value) if isinstance(choices, tuple) and any(isinstance(one, tuple) for one in choices) else value

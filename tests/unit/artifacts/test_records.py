@@ -1,17 +1,26 @@
-"""best.json, model.json and runs/<stage>.json come back as they were; broken ones are named."""
+"""best.json, choice.json, model.json and runs/<stage>.json come back as they were; broken ones are named."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from transferline import artifacts
-from transferline.artifacts import Best, ModelCard, RunRecord
+from transferline.artifacts import Best, Candidate, Choice, ModelCard, RunRecord
 from transferline.errors import UserError
 from transferline.sections import Head
 
 BEST = Best(lr=1e-3, batch_size=32, freeze_depth=0, value=0.98, study="study-1", run_id="abc")
+CHOICE = Choice(
+    candidates=[
+        Candidate("probe", 0.0, 0.5, 0.8, 0.75, 0.1, 0.03),
+        Candidate("halfway", 0.5, 0.4, 0.9, 0.85, 0.0, 0.0),
+    ],
+    chosen="halfway",
+    reason="Its loss is 0.1 lower, more than one standard error (0.03).",
+    refit=True,
+)
 CARD = ModelCard(
     backbone="resnet18",
     classes=["local", "nominal é", "a/b"],
@@ -46,7 +55,7 @@ def test_best_is_flat_but_for_what_else_was_chosen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("lr", 0),
+        ("lr", 0.0),
         ("lr", float("nan")),
         ("lr", float("inf")),
         ("lr", "fast"),
@@ -63,6 +72,28 @@ def test_best_out_of_range_names_key_and_value(tmp_path: Path, key: str, value: 
     with pytest.raises(UserError) as caught:
         artifacts.read_best(tmp_path / "best.json")
     assert caught.value.what == f"{tmp_path / 'best.json'}: {key}: {value!r} is out of range"
+
+
+def test_choice_comes_back(tmp_path: Path) -> None:
+    artifacts.write_choice(CHOICE, tmp_path / "choice.json")
+    assert artifacts.read_choice(tmp_path / "choice.json") == CHOICE
+    assert CHOICE.candidate.weight == 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"chosen": "other"}, "does not fit: no candidate is named 'other'"),
+        ({"refit": "yes"}, "refit: 'yes' is out of range"),
+        ({"candidates": [{"name": "probe"}]}, "does not fit: .*missing"),
+        ({"candidates": None}, "does not fit: "),
+        ({"candidates": [asdict(CHOICE.candidates[1]) | {"weight": "half"}]}, "candidates.0.weight: 'half' is out of"),
+    ],
+)
+def test_a_choice_that_does_not_fit_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    artifacts.write_json(tmp_path / "choice.json", asdict(CHOICE) | changes)
+    with pytest.raises(UserError, match=rf"choice\.json:? {message}"):
+        artifacts.read_choice(tmp_path / "choice.json")
 
 
 @pytest.mark.parametrize("content", [{"lr": 1e-3}, {"colour": "red"}, [1, 2], None])

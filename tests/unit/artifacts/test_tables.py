@@ -1,4 +1,4 @@
-"""The manifest, the arrays and the predictions come back as they were; broken ones are named."""
+"""The manifest, the arrays, the logits and the predictions come back as they were; broken ones are named."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from transferline import artifacts
-from transferline.artifacts import ManifestRow, Predictions
+from transferline.artifacts import Arrays, ManifestRow, Predictions
 from transferline.errors import UserError
 
 ROWS = [
@@ -84,6 +84,26 @@ def test_parts_of_different_lengths_are_refused(arrays: Path) -> None:
     np.save(arrays / "train" / "labels.npy", np.array([1], np.int64))
     with pytest.raises(UserError, match="images, labels and index differ in length"):
         artifacts.read_arrays("train", arrays)
+
+
+VAL = Arrays(np.zeros((4, 1, 2, 2, 3), np.uint8), np.array([0, 1, 2, 0]), ["a", "b", "c", "d"], ["x", "y", "z"])
+
+
+def test_held_out_logits_come_back(tmp_path: Path) -> None:
+    logits = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    artifacts.write_held_out(logits, tmp_path / "held_out.npy")
+    found = artifacts.read_held_out(VAL, tmp_path / "held_out.npy")
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, logits)
+
+
+@pytest.mark.parametrize(
+    "logits", [np.zeros((3, 3), np.float32), np.zeros((4, 2), np.float32), np.zeros((4, 3)), np.zeros(4, np.float32)]
+)
+def test_held_out_logits_of_other_images_or_classes_are_refused(tmp_path: Path, logits: np.ndarray) -> None:
+    artifacts.write_held_out(logits, tmp_path / "held_out.npy")
+    with pytest.raises(UserError, match=r"held_out\.npy .*should have float32 of \(4, 3\)"):
+        artifacts.read_held_out(VAL, tmp_path / "held_out.npy")
 
 
 def test_predictions_come_back_whatever_the_classes_are_called(tmp_path: Path) -> None:

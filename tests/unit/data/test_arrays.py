@@ -107,7 +107,7 @@ def test_a_full_disk_is_noticed_beforehand(rows, tmp_path, monkeypatch):
 def test_the_preview_is_drawn_from_train_the_same_twice(rows, tmp_path):
     train = read_arrays("train", write(rows, tmp_path, "out"))
     for name in ("one.png", "two.png"):
-        pictures.preview(train, tmp_path / name, ["rotation"])
+        pictures.preview(train, tmp_path / name, "rotation")
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     with Image.open(tmp_path / "one.png") as picture:
         assert min(picture.size) > 300

@@ -27,17 +27,18 @@ def rows(tmp_path: Path) -> list[ManifestRow]:
 def test_the_images_taken_are_those_that_would_be_stored(rows: list[ManifestRow], tmp_path: Path) -> None:
     arrays.write(rows, tmp_path / "in", RECIPE, 0, tmp_path / "out")
     stored = read_arrays("val", tmp_path / "out")
-    taken = clean.taken(rows, tmp_path / "in", RECIPE, 0, limit=100, split="val")
+    taken = clean.taken(rows, tmp_path / "in", RECIPE, 0, limit=100, splits=("val",))
     np.testing.assert_array_equal(taken.images, stored.images)
     np.testing.assert_array_equal(taken.labels, stored.labels)
     assert (taken.paths, taken.classes) == (stored.paths, stored.classes)
+    np.testing.assert_array_equal(taken.groups, stored.groups)
 
 
 def test_of_more_than_the_limit_some_of_every_class_are_taken(rows: list[ManifestRow], tmp_path: Path) -> None:
-    taken = clean.taken(rows, tmp_path / "in", RECIPE, 0, limit=3, split="train")
+    taken = clean.taken(rows, tmp_path / "in", RECIPE, 0, limit=3, splits=("train",))
     assert taken.images.shape == (3, 1, 32, 32, 3)
     assert sorted(taken.labels.tolist()) == [0, 0, 1]
-    again = clean.taken(rows, tmp_path / "in", RECIPE, 2, limit=3, split="train")
+    again = clean.taken(rows, tmp_path / "in", RECIPE, 2, limit=3, splits=("train",))
     np.testing.assert_array_equal(taken.images, again.images)
 
 

@@ -53,6 +53,18 @@ class Pooled(nn.Module):
         return torch.cat([self.left(features), self.right(features)], 1)
 
 
+class Tapped(nn.Module):
+    """Average and maximum of the features go past the layer that follows, as to a head on several blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.mixed = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(16, 8)
+
+    def forward(self, features: Tensor) -> Tensor:
+        taps = torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1)
+        return self.inner(features) + self.mixed(taps)[:, :, None, None]
+
+
 class Attention(nn.Module):
     """A block of a vision transformer, with a class token and an MLP."""
 
@@ -102,7 +114,13 @@ class Fragile(nn.Module):
         return self.third(self.second(hidden))
 
 
-BODIES = {"plain": (Pooled, 4), "gated": (Gated, 5), "attention": (Attention, 6), "multi_head": (MultiHead, 4)}
+BODIES = {
+    "plain": (Pooled, 4),
+    "gated": (Gated, 5),
+    "tapped": (Tapped, 4),
+    "attention": (Attention, 6),
+    "multi_head": (MultiHead, 4),
+}
 
 
 def exported(net: nn.Module, folder: Path, resize: str = "squash", **properties: str) -> Path:

@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from transferline import reference
+from transferline.deploy import speed
 from transferline.deploy.cli import app
 
 from .conftest import CLASSES, Line
@@ -138,6 +139,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             Image.new("RGB", (8, 8)).save(tmp_path / "images" / label / f"{index}.png")
     (tmp_path / "params.yaml").write_text("data: {root: images}")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(speed, "forward_seconds", lambda *_: 6.0)
     return tmp_path
 
 
@@ -147,6 +149,8 @@ def test_check_prints_the_plan(project: Path) -> None:
     assert "images holds 8 files in 2 classes" in result.stdout
     assert "split: 6 train, 1 val, 1 test" in result.stdout
     assert "finetune" in result.stdout
+    assert "minutes, about" in result.stdout
+    assert "minutes in all, the search at its longest" in result.stdout
 
 
 def test_check_prints_the_plan_of_label_sets(project: Path) -> None:

@@ -13,8 +13,10 @@ import pytest
 import torch
 from torch import nn
 
+from tests.unit.model import menu
 from transferline.data.preprocess import Fit, Resize
 from transferline.deploy import export
+from transferline.model import classifier
 
 from .conftest import CLASSES, THRESHOLDS, Line, make_card, make_deployed, predict
 
@@ -34,6 +36,22 @@ SIZES = {
 def test_graph_agrees_with_torch_on_images_of_any_size(line: Line) -> None:
     for name, images, (found, _) in _run(line.model):
         np.testing.assert_allclose(found, predict(line.deployed, images), atol=1e-5, err_msg=name)
+
+
+def test_graph_agrees_with_torch_where_the_head_sees_earlier_blocks(tmp_path: Path) -> None:
+    plain = menu.make("small_cnn", 32)
+    net = classifier.rebuild(plain, replace(plain.card, taps=[1, 3]), 0)
+    width, generator = net.head.mean.shape, torch.Generator().manual_seed(1)
+    net.head.standardise(torch.rand(width, generator=generator), torch.rand(width, generator=generator) + 0.5)
+    deployed = export.Deployed(net, net.card, 1.3).eval()
+    export.write_onnx(deployed, tmp_path / "model.onnx", 20, {})
+    spreads = []
+    for name, images, (_, logits) in _run(tmp_path / "model.onnx"):
+        with torch.inference_mode():
+            expected = deployed(torch.from_numpy(images))[1].numpy()
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max(), err_msg=name)
+        spreads.append(float(np.ptp(expected, axis=0).max()))
+    assert max(spreads) > 0.01, "images are told apart"
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
@@ -84,14 +102,14 @@ def test_temperature_divides_the_logits(line: Line) -> None:
     image = np.full((1, 40, 40, 3), 200, dtype=np.uint8)
     probabilities, logits = session.run(["probabilities", "logits"], {"images": image})
     scaled = np.exp(logits / 1.7)
-    np.testing.assert_allclose(probabilities, scaled / scaled.sum(), atol=1e-6)
+    np.testing.assert_allclose(probabilities, scaled / scaled.sum(), atol=1e-5)
 
 
 def test_label_sets_leave_the_graph_through_a_sigmoid(labelled_line: Line) -> None:
     session = onnxruntime.InferenceSession(labelled_line.model, providers=["CPUExecutionProvider"])
     image = np.random.default_rng(0).integers(0, 256, (1, 40, 40, 3), dtype=np.uint8)
     probabilities, logits = session.run(["probabilities", "logits"], {"images": image})
-    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-logits / 1.7)), atol=1e-6)
+    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-logits / 1.7)), atol=1e-5)
     for name, images, (found, _) in _run(labelled_line.model):
         np.testing.assert_allclose(found, predict(labelled_line.deployed, images), atol=1e-5, err_msg=name)
 

@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 
 from transferline import config
+from transferline.artifacts import SplitName
 from transferline.data.sources import Layout, SourceFile
 from transferline.deploy import plan
 from transferline.errors import UserError
 from transferline.model import backbones
 
 BACKBONE = backbones.spec("resnet18")
+SPLITS: dict[SplitName, int] = {"train": 100, "val": 20, "test": 30}
 
 
 def _params(tmp_path: Path, text: str = "") -> config.Params:
@@ -45,26 +47,45 @@ def test_arrays_hold_views_of_the_training_images_only() -> None:
 
 
 def test_work_counts_images_epochs_and_trials(tmp_path: Path) -> None:
-    text = "tune: {trials: 5, epochs: 2, train_fraction: 0.5}\ntrain: {epochs: 1}\nfinetune: {epochs: 4}"
-    once = 100 * 3 + 20
-    found = plan.work(_params(tmp_path, text), {"train": 100, "val": 20, "test": 30})
+    once = 100 * 5 + 20  # the clean view and, by default, four of so few images
+    found = plan.work(_params(tmp_path, "tune: {trials: 5}\nfinetune: {epochs: 2}"), SPLITS)
     assert [(work.stage, work.forward, work.trained) for work in found] == [
         ("tune", once, 0),
-        ("tune", 5 * 2 * 20, 5 * 2 * 50),
-        ("train", 20, 100),
-        ("finetune", 80, 400),
-        ("evaluate", 50, 0),
+        ("tune", 0, 5 * 2 * 100),
+        ("finetune", 4 * 20, 2 * (100 + 20)),  # what was chosen, once more on train and validation
+        ("evaluate", 20 + 2 * 30, 0),
         ("export", 60, 0),
     ]
 
 
-MIXING = "tune: {mixup: 0.2}\ntrain: {cutmix: 1.0}\nfinetune: {mixup: 0.2}"
+def test_without_trials_finetune_trains_on_train_alone(tmp_path: Path) -> None:
+    found = plan.work(_params(tmp_path, "tune: {trials: 0}\nfinetune: {epochs: 2}"), SPLITS)
+    assert [(work.stage, work.trained) for work in found if work.stage in ("tune", "finetune")] == [
+        ("tune", 0),
+        ("finetune", 200),
+    ]
 
 
-@pytest.mark.parametrize("text", ["activations: off", "augment: {online: true}", MIXING])
+def test_by_rule_the_work_of_all_trials_grows_with_the_images(tmp_path: Path) -> None:
+    def trained(images: int) -> int:
+        found = plan.work(_params(tmp_path), {"train": images, "val": images // 5, "test": images // 5})
+        return next(work.trained for work in found if work.stage == "tune" and work.trained)
+
+    assert trained(20) == trained(200)  # few images get as much as a somewhat larger set
+    assert trained(20_000) == pytest.approx(2 * trained(10_000), abs=1)
+
+
+def test_a_head_with_hidden_layers_is_trained_by_train(tmp_path: Path) -> None:
+    text = "model: {head: {hidden: [64]}}\ntrain: {epochs: 3}"
+    found = plan.work(_params(tmp_path, text), SPLITS)
+    assert [(work.forward, work.trained) for work in found if work.stage == "train"] == [(3 * 20, 3 * 100)]
+
+
+@pytest.mark.parametrize("text", ["activations: off", "augment: {online: true}", "finetune: {mixup: 0.2}"])
 def test_frozen_blocks_are_not_counted_once_where_every_epoch_runs_them(tmp_path: Path, text: str) -> None:
-    found = plan.work(_params(tmp_path, text), {"train": 100, "val": 20, "test": 30})
-    assert [work.stage for work in found] == ["tune", "train", "finetune", "evaluate", "export"]
+    found = plan.work(_params(tmp_path, text), SPLITS)
+    assert [work.stage for work in found] == ["tune", "tune", "finetune", "evaluate", "export"]
+    assert found[0].forward == 100 + 20  # for the probe, clean images alone
 
 
 def test_input_size_is_the_backbones_unless_given(tmp_path: Path) -> None:

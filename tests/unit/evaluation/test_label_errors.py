@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from transferline.artifacts import Arrays, SplitName
-from transferline.evaluation import gallery, label_errors, probe
+from transferline.evaluation import gallery, label_errors
 from transferline.evaluation.label_errors import Judgement, LabelErrors
+from transferline.model import linear_probe as probe
 
 CLASSES = ["ant", "bee", "cat"]
 COUNTS: dict[SplitName, int] = {"train": 240, "val": 60, "test": 60}
@@ -132,7 +133,7 @@ def test_no_probe_has_seen_a_twin_of_what_it_judges(monkeypatch: pytest.MonkeyPa
     labels, groups = rng.integers(0, 2, 40).repeat(2), np.arange(40).repeat(2)
 
     def accuracy(groups: np.ndarray) -> float:
-        scores = probe.held_out_scores(features, labels, groups, 2, 0, folds=5)
+        scores = probe.held_out_scores(features, labels, 2, probe.grouped_folds(labels, groups, 5, 0))
         return float((scores.argmax(axis=1) == labels).mean())
 
     assert accuracy(np.arange(80)) > 0.85

@@ -132,3 +132,16 @@ def test_scalars_have_names_that_a_tracker_takes(outcome_of) -> None:
     flat = metrics.scalars(evaluated(outcome_of(classes=("a@b", "c[1]", "größe"))))
     assert {"f1_a_b", "f1_c_1_", "f1_größe", "macro_f1_low", "macro_f1_high", "ece_calibrated"} <= set(flat)
     assert all(isinstance(value, int | float) for value in flat.values())
+
+
+def test_scalars_hold_the_probe_and_the_gain(outcome) -> None:
+    scores = evaluated(outcome)
+    further = {
+        "probe": {"macro_f1": 0.6, "intervals": {"macro_f1": [0.5, 0.7]}},
+        "gain": {"macro_f1": {"difference": 0.1, "low": -0.05, "high": 0.2}},
+    }
+    added = metrics.scalars(scores | further).items() - metrics.scalars(scores).items()
+    assert dict(added) == {
+        "probe_macro_f1": 0.6, "probe_macro_f1_low": 0.5, "probe_macro_f1_high": 0.7,
+        "gain_macro_f1": 0.1, "gain_macro_f1_low": -0.05, "gain_macro_f1_high": 0.2,
+    }  # fmt: skip

@@ -25,7 +25,7 @@ from torch import nn
 from transferline.artifacts import Arrays, ModelCard
 from transferline.model import activations, classifier, engines, stored
 from transferline.model.activations import Cache, key
-from transferline.model.engines import BATCH, Array, Chosen, Prefix
+from transferline.model.engines import BATCH, EVERY, Array, Chosen, Prefix
 from transferline.model.stored import Stored
 from transferline.sections import Activations
 
@@ -71,7 +71,7 @@ def net(built: Net) -> Net:
 
 @pytest.fixture(scope="module")
 def graph(built: Net) -> Any:
-    return engines.translated(Prefix(built, range(1, len(built.blocks) + 1)))
+    return engines.translated(engines._every(built))
 
 
 @pytest.fixture
@@ -243,6 +243,42 @@ def test_a_pass_moves_nothing_in_the_classifier(net: Net, arrays: Arrays, tmp_pa
     assert any("running_mean" in name for name in after)
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert net.freeze_depth == 6
+
+
+# --- behind every block ---------------------------------------------------------------------
+
+
+def test_what_is_pooled_behind_every_block_is_kept_in_a_folder_of_its_own_and_opened_again(
+    net: Net, arrays: Arrays, tmp_path: Path, passes: list[Pass]
+) -> None:
+    found = Cache(EXACT, tmp_path).open(net, arrays, "digest", {13, EVERY}, "train")
+    assert list(found) == [EVERY, 13]
+    assert passes == [Pass((EVERY, 13), 0, [16, 16, 1])]
+    group = tmp_path / key(net, arrays, "digest", "float32", "torch")
+    expected = whole(group.name, 13) + [
+        f"{group.name}/every_block/{name}" for name in ("activations.npy", "entry.json")
+    ]
+    assert left_in(tmp_path) == sorted(expected)
+    assert found[EVERY].values.shape == (11, 3, sum(classifier.tap_widths(net.blocks, net.card)))
+    np.testing.assert_array_equal(found[EVERY].values, direct(net, arrays, EVERY))
+    again = Cache(EXACT, tmp_path).open(deepcopy(net), arrays, "digest", [EVERY, 13], "train")
+    assert len(passes) == 1
+    assert digests(again) == digests(found)
+
+
+def test_it_is_computed_from_images_where_a_depth_is_there_already(
+    net: Net, arrays: Arrays, tmp_path: Path, passes: list[Pass]
+) -> None:
+    cache = Cache(EXACT, tmp_path)
+    cache.open(net, arrays, "digest", [6], "train")
+    found = cache.open(net, arrays, "digest", [EVERY, 6], "train")
+    assert [(made.depths, made.start) for made in passes] == [((6,), 0), ((EVERY,), 0)]
+    np.testing.assert_array_equal(found[EVERY].values, direct(net, arrays, EVERY))
+
+
+def test_where_not_all_fits_it_goes_before_any_depth(net: Net, arrays: Arrays, tmp_path: Path) -> None:
+    bytes_ = 33 * 4 * sum(classifier.tap_widths(net.blocks, net.card))
+    assert set(Cache(within(bytes_ + 1000), tmp_path).open(net, arrays, "digest", {EVERY, 1, 6}, "train")) == {EVERY}
 
 
 # --- the key --------------------------------------------------------------------------------

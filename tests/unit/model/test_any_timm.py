@@ -32,15 +32,16 @@ def test_blocks_compose_to_timms_own_features(name: str) -> None:
     side = 64 if spec.any_size else spec.input_size
     model = spec.create(input_size=side)
     menu.liven(model, torch.randn(8, 3, side, side))
-    images = torch.randn(2, 3, side, side)
+    blocks = nn.Sequential(*spec.cut(model)).double()
+    model, images = model.double(), torch.randn(2, 3, side, side).double()  # where no order of a sum shows
     with torch.inference_mode():
-        features = nn.Sequential(*spec.cut(model))(images)
+        features = blocks(images)
         expected = model.forward_features(images)
         if not spec.prefix_tokens and expected.ndim == 3:
             expected = expected[:, model.num_prefix_tokens :].transpose(1, 2).reshape(features.shape)
         elif getattr(model, "output_fmt", "") == "NHWC":
             expected = expected.permute(0, 3, 1, 2)
-    torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(features, expected, rtol=1e-9, atol=1e-9)
     assert features.shape[2 if spec.prefix_tokens else 1] == spec.feature_dim
     assert expected.std(0).max() > 1e-3 * expected.abs().max()
 

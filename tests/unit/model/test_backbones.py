@@ -50,13 +50,13 @@ def test_blocks_compose_to_the_library_forward(name: str) -> None:
     side = menu.small(spec)
     model = spec.create(input_size=side)
     menu.liven(model, torch.randn(8, 3, side, side))
-    images = torch.randn(2, 3, side, side)
+    model, images = model.double(), torch.randn(2, 3, side, side).double()  # where no order of a sum shows
     with torch.inference_mode():
         features = nn.Sequential(*spec.cut(model))(images)
         pooled = features[:, 0] if spec.prefix_tokens else features.mean((2, 3))
         expected = pooled_by_library(model, spec, images)
     assert expected.std(0).max() > 1e-3 * expected.abs().max(), "the network tells images apart"
-    torch.testing.assert_close(pooled, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(pooled, expected, rtol=1e-9, atol=1e-9)
     assert pooled.shape == (2, spec.feature_dim)
     assert features.ndim == (3 if spec.prefix_tokens else 4)
 
@@ -91,7 +91,7 @@ def test_a_training_step_moves_all_that_is_not_frozen_and_nothing_else(net: Clas
     nn.functional.cross_entropy(net(pixels(net)), torch.tensor([0, 1, 2])).backward()
     optimizer.step()
     frozen = tuple(f"blocks.{number}." for number in range(depth))
-    constant = ("num_batches_tracked", "relative_position_index")
+    constant = ("num_batches_tracked", "relative_position_index", "head.mean", "head.scale")
     for key, value in net.state_dict().items():
         moved = not torch.equal(value, before[key])
         if key.startswith(frozen):

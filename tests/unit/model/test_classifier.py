@@ -8,10 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from tests.unit.model import menu
 from transferline.artifacts import ModelCard
 from transferline.errors import UserError
 from transferline.model import classifier
+from transferline.model.engines import EVERY, Prefix
 from transferline.sections import Head
+from transferline.training.data import tap_columns
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +149,83 @@ def test_truncated_weights_are_named(net: classifier.Classifier, card: ModelCard
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):
         classifier.load(tmp_path)
+
+
+# --- a head that sees earlier blocks --------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lively() -> classifier.Classifier:
+    return menu.make("small_cnn", 32)
+
+
+def tapped(lively: classifier.Classifier, taps: list[int], **head: object) -> classifier.Classifier:
+    """With a mean and a scale of its features, as after a probe."""
+    card = replace(lively.card, taps=taps, head=Head.model_validate(head))
+    made = classifier.rebuild(lively, card, 0).eval()
+    generator = torch.Generator().manual_seed(2)
+    width = made.head.mean.shape
+    made.head.standardise(torch.rand(width, generator=generator), 10 * torch.rand(width, generator=generator) + 5)
+    return made
+
+
+def stored_images(count: int = 5) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 32, 32, 3), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+
+
+@torch.no_grad()
+def logits(net: classifier.Classifier) -> torch.Tensor:
+    return net(stored_images().permute(0, 3, 1, 2).float())
+
+
+@pytest.mark.parametrize("head", [{}, {"hidden": [8]}, {"pooling": "max"}], ids=str)
+@pytest.mark.parametrize("taps", [[1], [3], [1, 3], [1, 2, 3]], ids=str)
+def test_a_suffix_at_every_depth_gives_the_logits_of_the_whole_classifier(
+    lively: classifier.Classifier, taps: list[int], head: dict[str, object]
+) -> None:
+    net = tapped(lively, taps, **head)
+    expected = logits(net)
+    assert float(expected.std(0).min()) > 1e-3, "images are told apart"
+    pixels = net.normalise(stored_images().permute(0, 3, 1, 2).float())
+    for depth in range(5):
+        net.freeze(depth)
+        frozen = [number for number in taps if number <= depth]
+        with torch.no_grad():
+            every, left = (pixels, pixels) if depth == 0 else Prefix(net, (EVERY, depth))(stored_images())
+            seen = every[:, tap_columns(net.tap_widths, frozen)] if frozen else None
+            found = classifier.Suffix(net).eval()(left, seen)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_each_tap_counts(lively: classifier.Classifier) -> None:
+    net = tapped(lively, [1, 3])
+    before = logits(net)
+    for start in (0, 32):  # the columns of block 1, and of block 3
+        other = tapped(lively, [1, 3])
+        other.load_state_dict(net.state_dict())
+        with torch.no_grad():
+            other.head.linear.weight[:, start : start + 32] += 1
+        assert not torch.allclose(logits(other), before, atol=1e-3)
+
+
+def test_taps_and_what_standardises_them_live_on_disk(lively: classifier.Classifier, tmp_path: Path) -> None:
+    net = tapped(lively, [1, 3])
+    classifier.save(net, net.card, tmp_path)
+    loaded, card = classifier.load(tmp_path)
+    assert (card.taps, loaded.head.taps, loaded.tap_widths) == ([1, 3], (1, 3), [32, 64, 128])
+    assert card == net.card
+    assert set(loaded.state_dict()) == set(net.state_dict())
+    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in net.state_dict().items())
+    assert torch.equal(logits(loaded), logits(net))
+
+
+@pytest.mark.parametrize("depth", range(5))
+def test_what_the_head_sees_is_frozen_as_ever(lively: classifier.Classifier, depth: int) -> None:
+    net = tapped(lively, [1, 2, 3])
+    net.freeze(depth)
+    net.train()
+    net(stored_images().permute(0, 3, 1, 2).float()).sum().backward()
+    moved = [any(weight.grad is not None for weight in block.parameters()) for block in net.blocks]
+    assert moved == [False] * depth + [True] * (4 - depth)
+    assert modes(net) == [{False}] * depth + [{True}] * (4 - depth)
+    assert trainable(net.head) == {True}

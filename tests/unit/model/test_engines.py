@@ -10,7 +10,7 @@ from torch import nn
 from tests.unit.model import menu
 from transferline.artifacts import ModelCard
 from transferline.model import backbones, classifier, engines
-from transferline.model.engines import TOLERANCE, Array, Prefix, choose
+from transferline.model.engines import EVERY, TOLERANCE, Array, Prefix, choose
 
 Net = classifier.Classifier
 TRANSLATED = {"efficientnet_lite0", "resnet18", "mlp", "vit_small"}  # maps, vectors, tokens
@@ -69,6 +69,32 @@ def test_behind_the_last_block_it_is_pooled_as_the_head_would(net: Net) -> None:
     assert twelfth.shape[2:] == (2, 2)
     assert last.shape == (3, 576)
     np.testing.assert_allclose(last.numpy(), whole.mean(axis=(2, 3)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("depths", [(EVERY,), (EVERY, 13), (EVERY, 2, 5)], ids=str)
+def test_behind_every_block_but_the_last_mean_and_maximum_are_pooled(net: Net, depths: tuple[int, ...]) -> None:
+    stored = images(3, side=64)
+    with torch.inference_mode():
+        every, *others = (values.numpy() for values in Prefix(net, depths)(torch.from_numpy(stored)))
+    maps = [by_hand(net, stored, depth) for depth in range(1, 13)]
+    expected = np.hstack([pool for one in maps for pool in (one.mean(axis=(2, 3)), one.max(axis=(2, 3)))])
+    np.testing.assert_allclose(every, expected, rtol=1e-4, atol=1e-5)
+    for depth, values in zip(depths[1:], others, strict=True):
+        if depth < 13:
+            np.testing.assert_array_equal(values, maps[depth - 1])
+        else:
+            np.testing.assert_array_equal(values, Prefix(net, (13,))(torch.from_numpy(stored))[0].detach().numpy())
+
+
+def test_of_token_maps_the_patches_alone_are_pooled() -> None:
+    net = build("vit_small", 32)
+    assert net.head.tap.prefix_tokens == 1
+    stored = images(2)
+    with torch.inference_mode():
+        every = Prefix(net, (EVERY,))(torch.from_numpy(stored))[0].numpy()
+    patches = [by_hand(net, stored, depth)[:, 1:] for depth in range(1, len(net.blocks))]
+    expected = np.hstack([pool for one in patches for pool in (one.mean(axis=1), one.max(axis=1))])
+    np.testing.assert_allclose(every, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("start", [1, 4, 12])
@@ -251,3 +277,13 @@ def test_onnxruntime_runs_real_blocks(net: Net) -> None:
     assert chosen.name == "onnxruntime"
     by_torch = engines.in_torch(Prefix(net, (2, 13)))
     assert engines.difference(by_torch, chosen.run, images(3)) <= TOLERANCE
+
+
+def test_onnxruntime_agrees_on_what_is_pooled_behind_every_block() -> None:
+    small = menu.make("small_cnn", 32)
+    chosen = choose(Prefix(small, (EVERY, 4)), "onnxruntime")
+    assert chosen.name == "onnxruntime"
+    by_torch = engines.in_torch(Prefix(small, (EVERY, 4)))
+    assert [values.shape for values in chosen.run(images(3))] == [(3, 224), (3, 128)]
+    assert engines.difference(by_torch, chosen.run, images(3)) <= TOLERANCE
+    assert engines.difference(by_torch, chosen.run, images(1)) <= TOLERANCE

@@ -1,5 +1,7 @@
 """The head: every pooling by hand, hidden layers, and the exported form."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -45,6 +47,32 @@ def test_a_linear_head_is_a_linear_layer_on_pooled_features() -> None:
     assert [name for name, _ in head.named_parameters()] == ["linear.weight", "linear.bias"]
 
 
+def test_features_are_standardised_from_when_it_is_said() -> None:
+    head = Head(Pool("average"), 5, sections.Head(), classes=3, dropout=0.5).eval()
+    pooled, mean, scale = MAP.mean((2, 3)), torch.arange(5.0), torch.arange(1.0, 6.0)
+    torch.testing.assert_close(head.classify(pooled), head.linear(pooled))
+    head.standardise(mean, scale)
+    torch.testing.assert_close(head.classify(pooled), head.linear((pooled - mean) / scale))
+    torch.testing.assert_close(head(MAP), head.classify(pooled))
+    assert {"mean", "scale"} <= set(head.state_dict())
+    assert {"mean", "scale"}.isdisjoint(name for name, _ in head.named_parameters())
+
+
+def test_features_are_standardised_in_front_of_hidden_layers() -> None:
+    head = Head(Pool("average"), 5, sections.Head(hidden=(7,)), classes=3, dropout=0.0).eval()
+    pooled = MAP.mean((2, 3))
+    expected = head.classify(pooled)
+    head.standardise(torch.full((5,), 3.0), torch.full((5,), 2.0))
+    torch.testing.assert_close(head.classify(2 * pooled + 3), expected)
+
+
+def test_taps_are_pooled_as_mean_and_maximum_whatever_the_head_pools_itself() -> None:
+    head = Head(Pool("token", 2), 5, sections.Head(), classes=3, dropout=0.0, taps=[1, 3])
+    assert head.taps == (1, 3)
+    torch.testing.assert_close(head.tap(tokens(2)), EXPECTED["average_max"])
+    torch.testing.assert_close(head.tap(MAP), EXPECTED["average_max"])
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("norm", ["none", "batch", "layer"])
 def test_hidden_layers_are_linear_norm_activation(activation: str, norm: str) -> None:
@@ -77,6 +105,14 @@ def test_the_width_is_what_the_pooling_gives(pooling: str, width: int) -> None:
     net = classifier.build(card(pooling=pooling), "none", seed=0).eval()
     assert net.head.linear.in_features == width
     assert net(torch.zeros(2, 3, 64, 64)).shape == (2, 2)
+
+
+@pytest.mark.parametrize(("taps", "width"), [([1], 128), ([2, 4], 640), ([1, 2, 3, 4], 1024)])
+def test_the_width_is_that_of_the_taps_as_well(taps: list[int], width: int) -> None:
+    net = classifier.build(replace(card(), taps=taps), "none", seed=0)
+    assert net.tap_widths == [2 * 64, 2 * 64, 2 * 128, 2 * 256]
+    assert net.head.linear.in_features == 512 + width
+    assert len(net.head.mean) == net.head.linear.in_features
 
 
 def test_a_class_token_that_is_not_there_is_refused() -> None:

@@ -41,6 +41,7 @@ def images(project, monkeypatch: pytest.MonkeyPatch) -> None:
         "compare: {backbones: [resnet50], weights: none, folds: 2}\n"
         "lr_find: {min_lr: 1.0e-4, steps: 30}\n"
         "tune: {trials: 0, start: {batch_size: 8, freeze_depth: 2}}\n"
+        "finetune: {batchnorm: train, backbone_lr_factor: 0.5}\n"
     )
     rng, rows = np.random.default_rng(0), []
     Path("images").mkdir()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.conftest import ListRecorder
+from tests.unit.training.exact import CLOSE, METRIC, exactly, round_boundary
 from transferline.artifacts import ModelCard
 from transferline.fitting import Finetune, Fit
 from transferline.model import classifier
@@ -29,7 +30,8 @@ State = dict[str, Tensor]
 
 @pytest.fixture(scope="module")
 def fresh() -> Net:
-    return classifier.build(CARD, "none", seed=0)
+    """In double precision, as all that is trained here."""
+    return classifier.build(CARD, "none", seed=0).double()
 
 
 def copied(net: Any) -> State:
@@ -62,13 +64,14 @@ def watched(
     fresh: Net, splits: Splits, config: Fit, depth: int, callbacks: tuple[pl.Callback, ...] = (), kept: bool = False
 ) -> tuple[Net, History, Watch]:
     net = deepcopy(fresh)
+    round_boundary(net, depth)
     net.freeze(depth)
     behind: Behind | None = None
     if kept:
         behind = embed(Cache(Activations(engine="torch", dtype="float32"), Path("cache")), net, splits, {depth})[depth]
     watch, settings = Watch(net), {"lr": 3e-3, "batch_size": 16, "seed": 1, "label": "test"}
     history = fit(
-        net, splits, config, recorder=ListRecorder(), behind=behind, callbacks=[*callbacks, watch], **settings
+        net, splits, exactly(config), recorder=ListRecorder(), behind=behind, callbacks=[*callbacks, watch], **settings
     )
     return net, history, watch
 
@@ -137,7 +140,7 @@ def test_behind_what_is_kept_unfreezing_is_the_same(fresh: Net, splits: Splits) 
     config = Finetune(epochs=3, early_stopping=None, schedule="constant", optimizer="sgd", label_smoothing=0.0)
     ways = [watched(fresh, splits, config, 10, (Unfreezing(13, 10, None),), kept) for kept in (False, True)]
     for one, other in zip(ways[0][1].epochs, ways[1][1].epochs, strict=True):
-        assert one == pytest.approx(other, rel=1e-4)
+        assert one == pytest.approx(other, rel=METRIC)
 
 
 # --- averaged weights -----------------------------------------------------------------------
@@ -159,11 +162,11 @@ def test_what_is_kept_and_validated_is_the_average(fresh: Net, splits: Splits, k
     state = net.state_dict()
     for key, value in expected.items():
         if state[key].is_floating_point():
-            torch.testing.assert_close(state[key].double(), value, rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(state[key], value, rtol=CLOSE, atol=CLOSE)
     assert not torch.equal(state["head.linear.weight"], watch.epochs[history.best_epoch + 1]["head.linear.weight"])
     logits = torch.from_numpy(classifier.predict_logits(net, splits.val.images[:, 0], 15))
     loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(splits.val.labels))
-    assert float(loss) == pytest.approx(history.best["val_loss"], rel=1e-4)
+    assert float(loss) == pytest.approx(history.best["val_loss"], rel=METRIC)
 
 
 def test_averaging_leaves_training_itself_alone(fresh: Net, splits: Splits) -> None:
@@ -187,8 +190,8 @@ def test_the_average_is_of_steps_and_not_of_batches(fresh: Net, splits: Splits) 
     net, history, watch = watched(fresh, splits, config, 10)
     watch.steps = [watch.steps[number] for number in (1, 2, 4, 5)]
     expected = averaged_by_hand(watch, 0.6, 2 * (history.best_epoch + 1))
-    weight = expected["head.linear.weight"].float()
-    torch.testing.assert_close(net.head.linear.weight.detach(), weight, rtol=1e-5, atol=1e-7)
+    weight = expected["head.linear.weight"]
+    torch.testing.assert_close(net.head.linear.weight.detach(), weight, rtol=CLOSE, atol=CLOSE)
 
 
 def test_the_decay_rises_with_the_steps() -> None:

@@ -1,5 +1,6 @@
 """Which view of which image, in which order."""
 
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from transferline.model import classifier
 from transferline.model.activations import Cache
 from transferline.policy import GaussianNoise, HorizontalFlip
 from transferline.sections import Activations
-from transferline.training.data import Splits, ViewData, embed
+from transferline.training.data import Splits, ViewData, behind, embed
 from transferline.training.fit import fit
 
 POLICY = (HorizontalFlip(name="horizontal_flip"), GaussianNoise(name="gaussian_noise", sigma=(5.0, 10.0)))
@@ -25,7 +26,7 @@ POLICY = (HorizontalFlip(name="horizontal_flip"), GaussianNoise(name="gaussian_n
 
 def test_validation_sees_the_clean_view_of_every_image_in_order(splits: Splits) -> None:
     batches = list(ViewData(splits, 4, seed=0).val_dataloader())
-    seen = np.concatenate([images.numpy() for images, *_ in batches])
+    seen = np.concatenate([images.numpy() for (images,), *_ in batches])
     np.testing.assert_array_equal(seen, splits.val.images[:, 0])
 
 
@@ -43,12 +44,12 @@ class Seen(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self.train[-1] |= dict(zip(batch[2].tolist(), batch[0].numpy().copy(), strict=True))
+        self.train[-1] |= dict(zip(batch[2].tolist(), batch[0][0].numpy().copy(), strict=True))
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self.val[-1] |= dict(zip(batch[2].tolist(), batch[0].numpy().copy(), strict=True))
+        self.val[-1] |= dict(zip(batch[2].tolist(), batch[0][0].numpy().copy(), strict=True))
 
 
 @pytest.fixture
@@ -66,9 +67,9 @@ def net() -> classifier.Classifier:
     return built
 
 
-def watch(net: classifier.Classifier, splits: Splits, seed: int = 1, epochs: int = 2) -> Seen:
+def watch(net: classifier.Classifier, splits: Splits, seed: int = 1, epochs: int = 2, clean: int = 0) -> Seen:
     seen, settings = Seen(), {"lr": 1e-3, "batch_size": 16, "seed": seed, "label": "test"}
-    fit(net, splits, Fit(epochs=epochs), recorder=ListRecorder(), callbacks=[seen], **settings)
+    fit(net, splits, Fit(epochs=epochs, clean_epochs=clean), recorder=ListRecorder(), callbacks=[seen], **settings)
     return seen
 
 
@@ -92,6 +93,19 @@ def test_views_that_are_drawn_differ_from_epoch_to_epoch_and_repeat_with_the_see
     assert all(same(second, again.train[1]))
     assert first[0].dtype == np.uint8
     assert max(np.abs(first[row].astype(int) - stored[row]).mean() for row in range(0, 48, 3)) > 2
+
+
+@pytest.mark.parametrize(
+    ("clean", "epochs", "expected"), [(0, 2, [0, 0]), (1, 2, [0, 1]), (2, 3, [0, 1, 1]), (9, 1, [0])]
+)
+@pytest.mark.parametrize("kind", ["stored", "drawn anew"])
+def test_the_last_epochs_see_the_clean_images_but_the_first_never(
+    net: classifier.Classifier, splits: Splits, online: Splits, kind: str, clean: int, epochs: int, expected: list[int]
+) -> None:
+    given = online if kind == "drawn anew" else splits
+    stored = dict(enumerate(given.train.images[:, 0]))
+    seen = watch(net, given, epochs=epochs, clean=clean).train
+    assert [int(all(same(epoch, stored))) for epoch in seen] == expected
 
 
 def test_a_view_depends_on_seed_epoch_and_row_alone(net: classifier.Classifier, online: Splits) -> None:
@@ -122,7 +136,70 @@ def test_where_views_are_drawn_nothing_is_kept(
 
 
 def test_both_splits_lie_behind_the_same_depths(net: classifier.Classifier, splits: Splits, tmp_path: Path) -> None:
-    behind = embed(Cache(Activations(engine="torch"), tmp_path / "cache"), net, splits, {0, 3, 13})
-    assert list(behind) == [3, 13]
-    assert [behind[13].train.values.shape, behind[13].val.values.shape] == [(48, 3, 576), (15, 1, 576)]
+    kept = embed(Cache(Activations(engine="torch"), tmp_path / "cache"), net, splits, {0, 3, 13})
+    assert list(kept) == [3, 13]
+    assert [kept[13].train.stored.values.shape, kept[13].val.stored.values.shape] == [(48, 3, 576), (15, 1, 576)]
     assert embed(Cache(Activations(mode="off"), tmp_path / "off"), net, splits, {3}) == {}
+
+
+# --- a head that sees earlier blocks --------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tapped(net: classifier.Classifier) -> classifier.Classifier:
+    built = classifier.build(replace(net.card, taps=[2, 12]), "none", seed=0)
+    built.freeze(5)
+    return built.eval()
+
+
+@pytest.mark.parametrize(("depth", "frozen"), [(1, []), (5, [2]), (12, [2, 12]), (13, [2, 12])])
+def test_behind_frozen_blocks_lie_the_features_that_the_head_sees_of_them(
+    tapped: classifier.Classifier, splits: Splits, tmp_path: Path, depth: int, frozen: list[int]
+) -> None:
+    net = deepcopy(tapped)
+    net.freeze(depth)
+    kept = embed(Cache(Activations(engine="torch", dtype="float32"), tmp_path / "cache"), net, splits, {depth})[depth]
+    rows = np.arange(4)
+    given = kept.val.take(rows, np.zeros_like(rows))
+    assert [part.shape[1] for part in given[1:]] == ([sum(net.tap_widths[tap - 1] for tap in frozen)] if frozen else [])
+    with torch.no_grad():
+        expected = net(torch.from_numpy(splits.val.images[rows, 0]).permute(0, 3, 1, 2).float())
+        found = classifier.Suffix(net).eval()(*given)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_what_the_head_sees_and_is_not_kept_leaves_the_depth_out(tapped: classifier.Classifier) -> None:
+    stored: Any = object()
+    assert behind({5: (stored, stored)}, tapped, 5) is None
+    assert behind({}, tapped, 5) is None
+
+
+# --- train and validation together ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["images", "kept"])
+def test_joined_validation_images_are_trained_on_as_they_are(
+    net: classifier.Classifier, splits: Splits, tmp_path: Path, kept: bool
+) -> None:
+    joined = splits._replace(joined=True)
+    cache = Cache(Activations(engine="torch"), tmp_path / "cache")
+    found = embed(cache, net, splits, {13})[13] if kept else None
+    given: dict[int, tuple[np.ndarray, int]] = {}
+    for (inputs, *_), labels, draws in ViewData(joined, 8, seed=2, behind=found).train_dataloader():
+        given |= {int(draw): (one.numpy(), int(label)) for one, label, draw in zip(inputs, labels, draws, strict=True)}
+    assert sorted(given) == list(range(63))
+    train, val = (
+        (found.train.stored.values, found.val.stored.values) if found else (splits.train.images, splits.val.images)
+    )
+    for row, (one, label) in given.items():
+        assert label == joined.labels[row]
+        if row < 48:
+            assert any(np.array_equal(one, view) for view in train[row])
+        else:
+            np.testing.assert_array_equal(one, val[row - 48, 0])
+
+
+def test_joined_splits_name_all_that_is_trained_on(splits: Splits) -> None:
+    joined = splits._replace(joined=True)
+    assert (len(splits.labels), len(joined.labels)) == (48, 63)
+    assert joined.paths == [*splits.train.paths, *splits.val.paths]

@@ -25,7 +25,7 @@ MODEL = Model(backbone="mobilenet_v3_small", weights="none")
 def swept(splits: Splits, config: Finetune | None = None, seed: int = 1, **options: Any) -> Curve:
     net = classifier.build(CARD, "none", seed=0)
     chosen = LrFind(**{"min_lr": 1e-5, "max_lr": 1.0, "steps": 60} | options)
-    return lr_find.sweep(net, splits, config or Finetune(), chosen, batch_size=16, seed=seed)
+    return lr_find.sweep(net, splits, config or Finetune(batchnorm="train"), chosen, batch_size=16, seed=seed)
 
 
 def test_the_loss_is_recorded_at_rates_that_grow_by_the_same_factor(splits: Splits) -> None:

@@ -40,7 +40,7 @@ def test_a_step_mixes_images_and_targets_alike(net: classifier.Classifier) -> No
     images = torch.zeros(6, 1, 1, 3, dtype=torch.uint8)
     labels = torch.arange(6) % 3
     images[torch.arange(6), 0, 0, labels] = 1
-    answers, targets = module.answers((images, labels, torch.arange(6)), 0, 0)
+    answers, targets = module.answers(((images,), labels, torch.arange(6)), 0, 0)
     torch.testing.assert_close(answers, targets)
     assert not torch.equal(targets, torch.nn.functional.one_hot(labels).float())
 

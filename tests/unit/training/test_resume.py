@@ -53,6 +53,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
 def train(splits: Splits, config: Finetune, stop: int = -1, **options: Any) -> tuple[dict[str, Any], History]:
     net = classifier.build(CARD, "none", seed=0)
     net.freeze(12)
+    splits = splits._replace(joined=options.pop("joined", False))
     settings: dict[str, Any] = {"lr": 1e-3, "batch_size": 24, "seed": 1, "recorder": ListRecorder(), "label": "test"}
     history = fit(net, splits, config, callbacks=[Stop(stop)], **settings | options)
     return net.state_dict(), history
@@ -218,7 +219,7 @@ def test_the_best_weights_are_checked_too(splits: Splits, tmp_path: Path, capsys
 
 
 @pytest.mark.usefixtures("always")
-@pytest.mark.parametrize("other", [{"lr": 2e-3}, {"seed": 2}, {"batch_size": 16}, {"fraction": 0.8}])
+@pytest.mark.parametrize("other", [{"lr": 2e-3}, {"seed": 2}, {"batch_size": 16}, {"joined": True}])
 def test_a_state_of_another_training_is_left_alone(splits: Splits, tmp_path: Path, other: dict[str, Any]) -> None:
     config = Finetune(epochs=1, accelerator="cpu")
     with pytest.raises(OSError, match="stopped"):

@@ -14,6 +14,8 @@ from conformal_clip_data import textile_simulated_root
 from torch import nn
 
 from tests.conftest import ListRecorder
+from tests.unit.model.passes import ROUNDING
+from tests.unit.training.exact import CLOSE, METRIC, exactly, round_boundary
 from transferline.artifacts import Arrays, ModelCard
 from transferline.data import images
 from transferline.data.preprocess import Resize
@@ -26,7 +28,7 @@ from transferline.training.fit import History, fit
 
 Net = classifier.Classifier
 EXACT = Activations(dtype="float32", engine="torch")
-STEADY = Finetune(epochs=5, optimizer="sgd", schedule="constant", early_stopping=None, label_smoothing=0.0)
+STEADY = Finetune(epochs=2, optimizer="sgd", schedule="constant", label_smoothing=0.0, batchnorm="train")
 MIDDLE = {"efficientnet_lite0": 5, "resnet18": 3, "resnet50": 4, "mobilenet_v3_small": 6, "vgg16": 4}
 HASHES = {"data/augmented/train": "train", "data/augmented/val": "val"}
 
@@ -45,7 +47,7 @@ class Steps(pl.Callback):
     ) -> None:
         self.losses.append(float(outputs["loss"]))
         self.rows.append(batch[2].tolist())
-        self.inputs.add(tuple(batch[0].shape[1:]))
+        self.inputs.add(tuple(batch[0][0].shape[1:]))
         self.held = set(pl_module.parameters())
 
 
@@ -117,22 +119,25 @@ def small(side: int = 32) -> Splits:
 
 
 def assert_same(net: Net, depth: int, splits: Splits, folder: Path, **options: Any) -> None:
+    net = net.double()
+    round_boundary(net, depth)
     net.freeze(depth)
+    options["config"] = exactly(STEADY)
     before = frozen(net, depth)
     ways = train(net, splits, None, **options), train(net, splits, keep(net, splits, folder), **options)
     run_again, kept = ways
-    assert len(run_again.steps.losses) == 50
+    assert len(run_again.steps.losses) == 20
     assert run_again.steps.inputs == {splits.train.images.shape[2:]}
-    assert kept.steps.inputs == {keep(net, splits, folder).train.values.shape[2:]}
+    assert kept.steps.inputs == {keep(net, splits, folder).train.stored.values.shape[2:]}
     assert kept.steps.rows == run_again.steps.rows
-    assert abs(np.mean(run_again.steps.losses[:10]) - np.mean(run_again.steps.losses[-10:])) > 0.02
-    np.testing.assert_allclose(kept.steps.losses, run_again.steps.losses, rtol=1e-5)
+    assert abs(np.mean(run_again.steps.losses[:10]) - np.mean(run_again.steps.losses[-10:])) > 1e-3
+    np.testing.assert_allclose(kept.steps.losses, run_again.steps.losses, rtol=CLOSE)
 
     assert kept.history.best_epoch == run_again.history.best_epoch
     for one, other in zip(kept.history.epochs, run_again.history.epochs, strict=True):
-        assert one == pytest.approx(other, rel=1e-5)
+        assert one == pytest.approx(other, rel=METRIC)
     for name, value in run_again.state.items():
-        torch.testing.assert_close(kept.state[name], value, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(kept.state[name], value, rtol=CLOSE, atol=CLOSE)
     for way in ways:
         assert before
         assert all(torch.equal(value, way.state[name]) for name, value in before.items())
@@ -140,17 +145,10 @@ def assert_same(net: Net, depth: int, splits: Splits, folder: Path, **options: A
 
 
 @pytest.mark.parametrize("backbone", MIDDLE)
-def test_every_step_is_the_same_and_what_is_frozen_stays(
-    backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In batches of one size a kernel sums in one order. Where sizes differ, so do last digits, and what trains behind
-    random weights and BatchNorm over four images makes much of them within 50 steps."""
-    monkeypatch.setattr(activations, "BATCH", 4)
+def test_every_step_is_the_same_and_what_is_frozen_stays(backbone: str, tmp_path: Path) -> None:
+    """Frozen blocks are run four images at once in training, and more where what they give is kept."""
+    assert activations.BATCH > 4
     assert_same(build(backbone), MIDDLE[backbone], small(), tmp_path / "cache")
-
-
-def test_batches_of_another_size_change_no_more_than_the_last_digits(tmp_path: Path) -> None:
-    assert_same(build("mobilenet_v3_small", 64), 6, small(64), tmp_path / "cache", lr=1e-4)
 
 
 def test_the_head_alone_is_trained_the_same(tmp_path: Path) -> None:
@@ -179,7 +177,9 @@ def test_what_is_left_is_the_whole_classifier(tmp_path: Path) -> None:
     logits = classifier.predict_logits(kept.net, clean, 15)
     np.testing.assert_array_equal(classifier.predict_logits(loaded, clean, 15), logits)
     loss = nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(splits.val.labels))
-    assert float(loss) == pytest.approx(kept.history.best["val_loss"], rel=1e-4)
+    # Two logits that are off by as much move a cross-entropy by twice that at most.
+    bound = 2 * ROUNDING * float(np.abs(logits).max())
+    assert float(loss) == pytest.approx(kept.history.best["val_loss"], rel=METRIC, abs=bound)
 
 
 # --- the real sample ------------------------------------------------------------------------
@@ -201,10 +201,11 @@ def test_kept_in_half_precision_the_real_sample_is_learnt_as_well(tmp_path: Path
     net = build("efficientnet_lite0", 96, "pretrained")
     net.freeze(7)
     behind = keep(net, splits, tmp_path / "cache", Activations(engine="torch"))
-    assert behind.train.entry.dtype == behind.val.entry.dtype == "float16"
+    assert behind.train.stored.entry.dtype == behind.val.stored.entry.dtype == "float16"
     config = Finetune(epochs=3, early_stopping=None)
     run_again, kept = (train(net, splits, way, config, lr=1e-3, batch_size=16).history for way in (None, behind))
     assert run_again.epochs[-1]["val_loss"] < 0.7 < run_again.epochs[0]["val_loss"]
+    # As well as in float32 it cannot be to the last digits: a few percent of what is learnt, six of the 300 images.
     for one, other in zip(kept.epochs, run_again.epochs, strict=True):
-        assert one["val_loss"] == pytest.approx(other["val_loss"], abs=1e-3)
-        assert one["val_macro_f1"] == pytest.approx(other["val_macro_f1"], abs=0.012)
+        assert one["val_loss"] == pytest.approx(other["val_loss"], abs=0.01)
+        assert one["val_macro_f1"] == pytest.approx(other["val_macro_f1"], abs=0.02)

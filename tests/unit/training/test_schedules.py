@@ -2,45 +2,86 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from torch.optim import SGD, Adagrad, Adam
+from torch.optim import SGD, Adagrad, Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from transferline.fitting import Fit
-from transferline.training.schedules import cosine, make_schedule
+from transferline.training.schedules import make_schedule
+
+LENGTHS, WARMUPS, BOTH = (1, 2, 3, 5, 100), (0.0, 0.01, 0.25, 0.5, 1.0), ("onecycle", "cosine")
 
 
-def test_cosine_rises_then_falls_to_zero() -> None:
-    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule, rates = cosine(optimizer, steps=20, warmup=0.25), []
-    for _ in range(21):
-        rates.append(optimizer.param_groups[0]["lr"])
+def weight() -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.zeros(1))
+
+
+def follow(optimizer: Optimizer, schedule: LRScheduler, steps: int) -> np.ndarray:
+    """The rate of each group in each step [steps, groups]."""
+    rates = []
+    for _ in range(steps):
+        rates.append([group["lr"] for group in optimizer.param_groups])
         optimizer.step()
         schedule.step()
-    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert rates[5:] == sorted(rates[5:], reverse=True)
-    assert rates[12] == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 15)))
-    assert rates[20] == pytest.approx(0.0, abs=1e-9)
+    return np.array(rates)
 
 
-def test_onecycle_peaks_at_each_groups_own_rate() -> None:
-    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
-    optimizer = Adam([{"params": weights[:1], "lr": 0.4}, {"params": weights[1:], "lr": 0.1}])
-    made = make_schedule(optimizer, Fit(warmup=0.25), steps=20)
+def rates(name: str, steps: int, warmup: float, peaks: tuple[float, ...] = (1.0,)) -> np.ndarray:
+    optimizer = Adam([{"params": [weight()], "lr": peak} for peak in peaks])
+    made = make_schedule(optimizer, Fit.model_validate({"schedule": name, "warmup": warmup}), steps)
     assert made is not None
-    peaks = [0.0, 0.0]
-    for _ in range(20):
-        peaks = [max(peak, group["lr"]) for peak, group in zip(peaks, optimizer.param_groups, strict=True)]
-        optimizer.step()
-        made["scheduler"].step()
-    assert peaks == pytest.approx([0.4, 0.1])
+    assert made["interval"] == "step"
+    return follow(optimizer, made["scheduler"], steps)
 
 
-def test_onecycle_cycles_adams_betas_but_leaves_momentum_as_configured() -> None:
-    sgd = SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.6)
-    adam = Adam([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    adagrad = Adagrad([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+@pytest.mark.parametrize("warmup", WARMUPS)
+@pytest.mark.parametrize("steps", LENGTHS)
+@pytest.mark.parametrize("name", BOTH)
+def test_every_group_reaches_its_own_rate_once_and_never_stands_still(name: str, steps: int, warmup: float) -> None:
+    found = rates(name, steps, warmup, peaks=(0.4, 0.1))
+    np.testing.assert_allclose(found.max(axis=0), [0.4, 0.1])
+    np.testing.assert_allclose(found[:, 0], 4 * found[:, 1])
+    peak = int(found[:, 0].argmax())
+    assert peak == max(round(warmup * steps), 1) - 1
+    assert np.all(np.diff(found[: peak + 1], axis=0) > 0)
+    assert np.all(np.diff(found[peak:], axis=0) < 0)
+    assert np.all(found > 0)
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_a_training_of_one_or_two_steps_trains(name: str) -> None:
+    assert rates(name, 1, 0.25)[:, 0] == pytest.approx([1.0])
+    assert rates(name, 2, 0.25)[:, 0] == pytest.approx([1.0, 0.5])
+    assert rates(name, 2, 1.0)[:, 0] == pytest.approx([0.04 if name == "onecycle" else 0.5, 1.0])
+
+
+def test_cosine_rises_linearly_then_falls_as_a_half_cosine() -> None:
+    found = rates("cosine", 20, 0.25)[:, 0]
+    assert found[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert found[12] == pytest.approx(0.5)
+    assert found[19] == pytest.approx(0.5 * (1 + math.cos(math.pi * 15 / 16)))
+
+
+@pytest.mark.parametrize("warmup", [0.1, 0.25, 0.5])
+def test_a_long_onecycle_is_torchs(warmup: float) -> None:
+    """The peak is at most one step elsewhere, and so is the end; a half cosine's slope is at most pi / 2."""
+    steps = 1000
+    optimizer = SGD([weight()], lr=1.0)
+    torchs = OneCycleLR(optimizer, 1.0, total_steps=steps, pct_start=warmup, cycle_momentum=False)
+    expected = follow(optimizer, torchs, steps)
+    bound = math.pi / 2 / (steps * min(warmup, 1 - warmup))
+    np.testing.assert_allclose(rates("onecycle", steps, warmup), expected, rtol=0, atol=bound)
+
+
+def test_momentum_and_betas_stay_as_configured() -> None:
+    sgd = SGD([weight()], lr=1.0, momentum=0.6)
+    adam = Adam([weight()], lr=1.0)
+    adagrad = Adagrad([weight()], lr=1.0)
     for optimizer in (sgd, adam, adagrad):
-        assert make_schedule(optimizer, Fit(), steps=10) is not None
+        made = make_schedule(optimizer, Fit(), steps=10)
+        assert made is not None
+        follow(optimizer, made["scheduler"], 5)
     assert sgd.param_groups[0]["momentum"] == 0.6
-    assert adam.param_groups[0]["betas"][0] == 0.95
+    assert adam.param_groups[0]["betas"] == (0.9, 0.999)

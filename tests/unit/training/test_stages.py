@@ -6,15 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.conftest import ListRecorder
-from transferline.artifacts import FINETUNED, HEAD, Best
+from tests.unit.training.conftest import probed
+from transferline.artifacts import FINETUNED, HEAD, WINNER, Best, Candidate, Choice, Plan
 from transferline.errors import UserError
 from transferline.fitting import Finetune, Train
 from transferline.model import classifier
 from transferline.model.activations import Cache
 from transferline.sections import Activations, Head, Model
 from transferline.training import stages
+from transferline.training.choice import Tried
 from transferline.training.data import Splits
 from transferline.training.fit import History
 from transferline.training.scores import LOGGED
@@ -31,13 +34,13 @@ def test_finetune_starts_from_the_trained_head_and_keeps_what_is_frozen(splits: 
         "none",
         seed=1,
     ).state_dict()
-    train_head(splits, MODEL, Train(), best=BEST, seed=1, cache=CACHE, recorder=ListRecorder())
+    run(splits, Train())
     head, card = classifier.load(HEAD)
     assert card.dropout == 0.3
     changed = {key.split(".")[0] for key, value in head.state_dict().items() if not torch.equal(value, fresh[key])}
     assert changed == {"head"}
 
-    finetune(splits, Finetune(epochs=1), best=BEST, seed=1, cache=CACHE, recorder=ListRecorder())
+    run(splits, Train(), Finetune(epochs=1))
     tuned, tuned_card = classifier.load(FINETUNED)
     assert tuned_card == card
     before, after = head.state_dict(), tuned.state_dict()
@@ -53,10 +56,29 @@ def test_what_was_tuned_goes_before_the_section(choices: dict[str, Any], expecte
 
 
 def run(splits: Splits, train: Train, tune: Finetune | None = None, best: Best = BEST, **options: Any) -> None:
+    """As the stages do after a tune without trials; the fine-tuned weights are taken, whatever validation says."""
     settings: dict[str, Any] = {"best": best, "seed": 1, "cache": CACHE, "recorder": ListRecorder()} | options
-    train_head(splits, MODEL, train, **settings)
+    model = settings.pop("model", MODEL)
+    settings |= {"probed": probed(()), "plan": plan(tune.epochs if tune else 1)}
+    train_head(splits, model, train, **settings)
     if tune:
+        WINNER.parent.mkdir(parents=True, exist_ok=True)
+        save_file({}, WINNER)
         finetune(splits, tune, **settings)
+
+
+def plan(epochs: Any) -> Plan:
+    return Plan("multiply-adds", 48, 1 if epochs == "auto" else epochs, [1.0] * 14, 0.0, 0, 1.0, [], 1.0)
+
+
+@pytest.fixture(autouse=True)
+def always_fine_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    candidate = Candidate("fine-tuned", 1.0, 0.1, 1.0, 1.0, 0.0, 0.0)
+
+    def choose(_: Any, __: Any, ___: Any, ____: Any, end: Tried, *, refit: bool) -> Any:
+        return end.logits, end.state, Choice([candidate], "fine-tuned", "It is.", refit)
+
+    monkeypatch.setattr(stages.choice, "choose", choose)
 
 
 def moved() -> set[str]:
@@ -66,16 +88,28 @@ def moved() -> set[str]:
     return {".".join(key.split(".")[: 2 if key.startswith("blocks") else 1]) for key in changed}
 
 
-def test_without_epochs_the_head_stays_as_it_was_made_and_finetune_trains_it(splits: Splits) -> None:
+def test_a_linear_head_is_the_probe_and_needs_no_epochs(splits: Splits) -> None:
     recorder = ListRecorder()
-    run(splits, Train(epochs=0), recorder=recorder)
+    run(splits, Train(epochs=3), recorder=recorder)
+    assert recorder.metrics == []
+    head = classifier.load(HEAD)[0].head
+    assert not torch.equal(head.mean, torch.zeros_like(head.mean))
+
+
+def test_without_epochs_another_head_stays_as_it_was_made_and_finetune_trains_it(splits: Splits) -> None:
+    recorder = ListRecorder()
+    hidden = MODEL.model_copy(update={"head": Head(hidden=(8,))})
+    run(splits, Train(epochs=0), recorder=recorder, model=hidden)
     assert recorder.metrics == []
     text = (HEAD / "history.csv").read_text()
     assert text.splitlines() == [",".join(["epoch", *LOGGED, "lr"])]
     head, card = classifier.load(HEAD)
     fresh = classifier.build(card, "none", seed=1)
-    assert all(torch.equal(value, fresh.state_dict()[key]) for key, value in head.state_dict().items())
-    run(splits, Train(epochs=0), Finetune(epochs=1))
+    given = ("head.mean", "head.scale")  # of the features of the training images
+    assert all(
+        torch.equal(value, fresh.state_dict()[key]) for key, value in head.state_dict().items() if key not in given
+    )
+    run(splits, Train(epochs=0), Finetune(epochs=1), model=hidden)
     assert moved() == {"head", *(f"blocks.{index}" for index in range(6, 13))}
 
 
@@ -104,14 +138,14 @@ def test_gradually_the_top_half_goes_first(splits: Splits, monkeypatch: pytest.M
     assert depths[-5:] == [6, 9, 6, 6, 6]  # before, three epochs, after
 
 
-def test_mixing_needs_images_so_nothing_is_kept(
+def test_mixing_needs_images_so_what_is_kept_is_of_no_use(
     splits: Splits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = Cache(Activations(engine="torch"), tmp_path / "cache")
-    run(splits, Train(mixup=0.2), Finetune(epochs=1, cutmix=1.0), cache=cache)
+    hidden = MODEL.model_copy(update={"head": Head(hidden=(8,))})
+    run(splits, Train(epochs=1, mixup=0.2), Finetune(epochs=1, cutmix=1.0), cache=cache, model=hidden)
     said = "mixup, cutmix: images are mixed anew, so every epoch runs the frozen blocks"
     assert capsys.readouterr().out.count(said) == 2
-    assert not (tmp_path / "cache").exists()
 
 
 def test_what_was_tuned_reaches_the_head_and_both_trainings(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,130 @@
+"""The line with its defaults on a folder of data sets, against two linear probes and fastai on the same splits.
+
+    uv run python -m benchmarks.suite FOLDER [--seeds 3] [--only NAME ...] [--no-fastai] [--no-sample]
+
+FOLDER holds data sets, each a folder of class folders; the embedded sample is one more, named `sample`. For seeds 42,
+43, ... of each set, one after another:
+
+- the line: `dvc repro` in a new clone of the working tree, with nothing changed but `data.root` and `seed`;
+- two probes: logistic regression on the frozen backbone's pooled features, of the last block and of all blocks;
+- fastai, for the first seed: `fine_tune` with the same weights, which may train as long as the whole line took.
+
+What is done is kept in `--work` and not repeated while parameters and code are the same, so a benchmark that was
+stopped goes on where it was. Probes are kept as long as prepare gives the same manifest. Run nothing else meanwhile:
+the minutes are part of the result.
+"""
+
+import argparse
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import suite_report, suite_sides
+from benchmarks.suite_sides import Case, Record
+from transferline import errors
+from transferline.artifacts import read_json, write_json
+from transferline.errors import UserError
+from transferline.tracking import lineage
+
+RESULTS = Path("benchmarks/results/suite.json")
+FIRST_SEED = 42
+
+
+class Store:
+    """The records of one data set and seed, a JSON file for each side; a record is valid for one key."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self, side: str, key: str) -> Record | None:
+        """None where there is none, or one of another key."""
+        path = self.folder / f"{side}.json"
+        record: Record | None = read_json(path) if path.exists() else None
+        return record if record and record["key"] == key else None
+
+    def write(self, side: str, key: str, record: Record) -> Record:
+        record = record | {"key": key}
+        write_json(self.folder / f"{side}.json", record)
+        return record
+
+
+def finish(case: Case, work: Path, sides: Sequence[str], again: bool) -> dict[str, Record]:
+    """The records of one data set and seed, by side; those that are missing are made.
+
+    Args:
+        sides: other than the line.
+        again: make all of them.
+    """
+    recipe, journal = lineage.state_key(), work / "journals" / f"{case.name}-{case.seed}"
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    store, project = Store(work / "records" / f"{case.name}-{case.seed}"), None
+    line = None if again else store.read("line", recipe)
+    if line is None:
+        project = suite_sides.lay_out(case, work)
+        line = store.write("line", recipe, suite_sides.line(project, journal, again))
+    keys = {side: recipe if side == "fastai" else line["manifest"] for side in sides}
+    found = {side: None if again else store.read(side, key) for side, key in keys.items()}
+    missing = [side for side, record in found.items() if record is None]
+    if missing:
+        if project is None:
+            project = suite_sides.lay_out(case, work)
+            suite_sides.repro(project, journal, "augment")
+        if "fastai" in missing:
+            found["fastai"] = store.write("fastai", recipe, suite_sides.fastai(project, case, line["seconds"]))
+        if set(missing) & set(suite_report.PROBES):
+            for side, record in suite_sides.probes(project, case.seed).items():
+                found[side] = store.write(side, line["manifest"], record)
+    if project:
+        shutil.rmtree(project.root.parent)
+    return {"line": line} | {side: record for side, record in found.items() if record}
+
+
+def data_sets(folder: Path, only: Sequence[str], sample: bool) -> dict[str, Path | None]:
+    """The data sets by name; None stands for the embedded sample.
+
+    Raises:
+        UserError: where there is none, or one of `only` is not among them.
+    """
+    folders = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    found: dict[str, Path | None] = {path.name: path.resolve() for path in folders}
+    if not found:
+        raise UserError(f"{folder} holds no data sets", "give a folder of folders of class folders")
+    found |= {"sample": None} if sample else {}
+    unknown = [name for name in only if name not in found]
+    if unknown:
+        raise UserError(f"there is no data set '{unknown[0]}'", f"there are {', '.join(found)}")
+    return {name: found[name] for name in only or found}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of data sets")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 42 on")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="data sets")
+    parser.add_argument("--no-fastai", dest="fastai", action="store_false")
+    parser.add_argument("--no-sample", dest="sample", action="store_false")
+    parser.add_argument("--again", action="store_true", help="repeat what is done, too")
+    parser.add_argument("--work", type=Path, default=Path(".cache/suite"), help="what is kept between calls")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    sets = data_sets(options.folder, options.only, options.sample)
+    cases = [Case(name, FIRST_SEED + at, root) for name, root in sets.items() for at in range(options.seeds)]
+    found: dict[str, dict[int, dict[str, Record]]] = {}
+    for number, case in enumerate(cases, 1):
+        print(f"suite: {number} of {len(cases)}: {case.name}, seed {case.seed}", flush=True)
+        fastai = ["fastai"] if options.fastai and case.seed == FIRST_SEED else []
+        records = finish(case, options.work.resolve(), [*fastai, *suite_report.PROBES], options.again)
+        found.setdefault(case.name, {})[case.seed] = records
+    content = suite_report.summary(found) | {"cores": os.cpu_count(), "recipe": lineage.state_key()}
+    write_json(options.results, content)
+    print(suite_report.tables(content))
+    print(f"suite: {len(cases)} lines -> {options.results}")
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,235 @@
+"""Which trained network is taken: on few images, the simpler of those that chance tells not apart."""
+
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from optuna.trial import FrozenTrial
+from safetensors.torch import save_file
+
+from tests.unit.model import menu
+from transferline.errors import UserError
+from transferline.model.activations import Cache
+from transferline.model.classifier import Classifier, predict_logits, rebuild
+from transferline.model.linear_probe import log_losses
+from transferline.sections import Activations
+from transferline.training import choice
+from transferline.training.choice import WEIGHTS, Tried, by_chance, choose, interpolated, simplest, validation_logits
+from transferline.training.data import Behind, Splits, embed
+from transferline.training.probe import block_features, fit_head
+
+
+def tapped(taps: list[int], seed: int = 0) -> Classifier:
+    net = menu.make("small_cnn", 32)
+    net.card.taps[:] = taps
+    made = rebuild(net, net.card, seed)
+    generator = torch.Generator().manual_seed(1)
+    made.head.standardise(torch.rand(made.head.mean.shape, generator=generator), 20 * torch.ones_like(made.head.scale))
+    return made
+
+
+def logits_of(losses: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Logits of three classes whose log losses are these."""
+    found = np.zeros((len(labels), 3))
+    found[np.arange(len(labels)), labels] = np.log(2) - np.log(np.expm1(losses))
+    return found.astype(np.float32)
+
+
+# --- beyond chance --------------------------------------------------------------------------
+
+
+def test_what_is_no_worse_beyond_chance() -> None:
+    best, uneven = np.ones(100), np.tile([1.0, -0.9], 50)  # 0.05 in the mean, with a standard error of 0.095
+    assert by_chance(best, best)
+    assert by_chance(best - 0.1, best)
+    assert by_chance(best + uneven, best)
+    assert not by_chance(np.tile(best + uneven, 100), np.tile(best, 100)), "the same on ten thousand images"
+    assert not by_chance(best + 0.01, best), "worse on every image"
+
+
+def trial(number: int, depth: int, value: float, lr: float = 1e-3) -> FrozenTrial:
+    space = {
+        "freeze_depth": optuna.distributions.IntDistribution(0, 13),
+        "lr": optuna.distributions.FloatDistribution(1e-5, 1),
+    }
+    made = optuna.trial.create_trial(params={"freeze_depth": depth, "lr": lr}, distributions=space, value=value)
+    made.number = number
+    return made
+
+
+LABELS = np.arange(16, dtype=np.int64) % 3
+UNEVEN = np.where(np.arange(16) % 2, 0.45, -0.4)  # 0.025 in the mean, with a standard error of 0.106
+
+
+def files(folder: Path, losses: dict[int, np.ndarray]) -> None:
+    for number, one in losses.items():
+        Tried({"weight": torch.zeros(1)}, logits_of(one, LABELS)).write(folder / str(number))
+
+
+def test_of_trials_that_are_as_good_as_the_best_the_most_frozen_is_taken(tmp_path: Path) -> None:
+    flat = np.ones(16)
+    files(tmp_path, {0: flat, 1: flat + UNEVEN, 2: flat + UNEVEN, 3: flat + 0.3})
+    trials = [trial(0, 2, 1.0), trial(1, 5, 1.025), trial(2, 4, 1.025), trial(3, 9, 1.3)]
+    assert simplest(trials, "loss", LABELS, lambda number: tmp_path / str(number)).number == 1
+    assert simplest([trials[0], trials[3]], "loss", LABELS, lambda number: tmp_path / str(number)).number == 0
+
+
+def test_of_two_as_frozen_the_better_is_taken(tmp_path: Path) -> None:
+    flat = np.ones(16)
+    files(tmp_path, {0: flat + UNEVEN, 1: flat, 2: flat + UNEVEN})
+    trials = [trial(number, 5, 1.0) for number in range(3)]
+    assert simplest(trials, "loss", LABELS, lambda number: tmp_path / str(number)).number == 1
+
+
+def test_by_another_objective_the_best_is_taken_and_of_equals_the_most_frozen() -> None:
+    def never(number: int) -> Path:
+        raise AssertionError("logits are read")
+
+    trials = [trial(0, 9, 0.7), trial(1, 2, 0.9), trial(2, 4, 0.9)]
+    assert simplest(trials, "macro_f1", LABELS, never).number == 2
+    assert simplest(trials[:2], "accuracy", LABELS, never).number == 1
+
+
+# --- weights --------------------------------------------------------------------------------
+
+
+def test_weights_between_two_networks_are_on_the_straight_line() -> None:
+    start = {"a": torch.tensor([0.0, 2.0]), "count": torch.tensor(3), "frozen": torch.ones(1)}
+    end = {"a": torch.tensor([4.0, 0.0]), "count": torch.tensor(8)}
+    found = interpolated(start, end, 0.25)
+    assert set(found) == {"a", "count"}
+    torch.testing.assert_close(found["a"], torch.tensor([1.0, 1.5]))
+    assert int(found["count"]) == 8
+    assert torch.equal(interpolated(start, end, 1.0)["a"], end["a"])
+
+
+def test_what_was_tried_is_read_as_it_was_written_without_frozen_blocks(tmp_path: Path) -> None:
+    net = tapped([1])
+    net.freeze(3)
+    made = Tried.of(net, np.arange(6, dtype=np.float32).reshape(2, 3))
+    names = {key.split(".")[0] if key.startswith("head") else key[:9] for key in made.state}
+    assert names == {"head", "blocks.3."}
+    assert {"head.mean", "head.scale"} <= set(made.state)
+    made.write(tmp_path / "new" / "tried.safetensors")
+    found = Tried.read(tmp_path / "new" / "tried.safetensors")
+    assert set(found.state) == set(made.state)
+    assert all(torch.equal(value, made.state[key]) for key, value in found.state.items())
+    np.testing.assert_array_equal(found.logits, made.logits)
+
+
+def test_of_an_empty_file_nothing_was_tried(tmp_path: Path) -> None:
+    save_file({}, tmp_path / "empty.safetensors")
+    found = Tried.read(tmp_path / "empty.safetensors")
+    assert found.state == {}
+    assert found.logits.shape == (0, 0)
+
+
+def test_a_file_that_is_missing_broken_or_of_something_else_is_refused(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"no weights at all")
+    for name in ("missing", "broken", "other"):
+        with pytest.raises(UserError, match=name):
+            Tried.read(tmp_path / f"{name}.safetensors")
+
+
+# --- the choice -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("taps", [[], [1, 3]], ids=str)
+def test_behind_every_kept_depth_logits_are_those_of_the_whole_network(
+    splits: Splits, tmp_path: Path, taps: list[int]
+) -> None:
+    expected = predict_logits(tapped(taps), splits.val.images[:, 0], 16)
+    assert np.ptp(expected, axis=0).min() > 1e-2, "images are told apart"
+    cache = Cache(Activations(engine="torch", dtype="float32"), tmp_path)
+    kept: dict[int, Behind | None] = {0: None, **embed(cache, tapped(taps), splits, range(1, 5))}
+    assert list(kept) == [0, 1, 2, 3, 4]
+    for depth, behind in kept.items():
+        net = tapped(taps)
+        net.freeze(depth)
+        net.train()
+        found = validation_logits(net, splits, behind, batch_size=4)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4, err_msg=f"depth {depth}")
+        assert not net.training
+
+
+def test_a_network_that_was_judged_can_still_be_trained(splits: Splits) -> None:
+    net = tapped([])
+    validation_logits(net, splits, None)
+    net.train()(torch.zeros(2, 3, 32, 32)).sum().backward()
+    assert all(weight.grad is not None for weight in net.parameters())
+    net.load_state_dict({key: value.clone() for key, value in net.state_dict().items()})
+
+
+@pytest.fixture
+def pair(splits: Splits) -> tuple[Classifier, Tried, Tried]:
+    """A network, a head of it that knows nothing, and one that knows the validation images."""
+    net = tapped([1, 2])
+    net.freeze(3)
+    poor = Tried.of(net, validation_logits(net, splits, None))
+    poor = Tried({key: value.clone() for key, value in poor.state.items()}, poor.logits)
+    features = block_features(net, splits, {}, "torch")
+    fit_head(net, features.val[:, features.columns([1, 2])], splits.val.labels, 100.0, seed=0)
+    good = Tried.of(net, validation_logits(net, splits, None))
+    return net, poor, Tried({key: value.clone() for key, value in good.state.items()}, good.logits)
+
+
+def test_fine_tuned_weights_are_taken_where_they_are_clearly_better(
+    splits: Splits, pair: tuple[Classifier, Tried, Tried]
+) -> None:
+    net, poor, good = pair
+    logits, state, made = choose(net, splits, None, poor, good, refit=True)
+    assert [candidate.weight for candidate in made.candidates] == [0.0, *WEIGHTS]
+    assert made.candidate.weight > 0
+    assert made.candidate.val_loss == min(candidate.val_loss for candidate in made.candidates)
+    assert made.candidate.difference == 0
+    assert made.candidates[0].difference > made.candidates[0].standard_error > 0
+    assert "higher beyond chance" in made.reason
+    assert made.refit
+    expected = interpolated(poor.state, good.state, made.candidate.weight)
+    assert all(torch.equal(value, expected[key]) for key, value in state.items())
+    net.load_state_dict(state, strict=False)
+    np.testing.assert_allclose(logits, validation_logits(net, splits, None), rtol=1e-5, atol=1e-5)
+    assert made.candidate.val_loss == pytest.approx(float(log_losses(logits, splits.val.labels)[0].mean()), abs=1e-6)
+
+
+def test_the_probe_is_taken_where_fine_tuning_did_harm(splits: Splits, pair: tuple[Classifier, Tried, Tried]) -> None:
+    net, poor, good = pair
+    logits, state, made = choose(net, splits, None, good, poor, refit=False)
+    assert (made.chosen, made.candidate.weight, made.refit) == ("linear probe", 0.0, False)
+    assert "lowest" in made.reason
+    np.testing.assert_array_equal(logits, good.logits)
+    assert all(torch.equal(value, good.state[key]) for key, value in state.items())
+    assert made.candidates[-1].val_loss > made.candidates[0].val_loss
+
+
+@pytest.mark.parametrize(("gain", "chosen"), [(UNEVEN[:14], "linear probe"), (np.full(14, 0.02), "fine-tuned")])
+def test_a_gain_by_chance_is_no_reason_to_leave_the_probe(
+    splits: Splits, monkeypatch: pytest.MonkeyPatch, gain: np.ndarray, chosen: str
+) -> None:
+    few = splits._replace(val=splits.val.__class__(*(part[:14] for part in (
+        splits.val.images, splits.val.labels, splits.val.paths)), splits.val.classes))  # fmt: skip
+    labels, flat = few.val.labels, np.ones(14)
+    start = Tried({"head.linear.bias": torch.zeros(3)}, logits_of(flat, labels))
+    end = Tried({"head.linear.bias": torch.ones(3)}, logits_of(flat - gain, labels))
+    monkeypatch.setattr(choice, "validation_logits", lambda *_: logits_of(flat + 1.0, labels))
+    logits, state, made = choose(tapped([]), few, None, start, end, refit=False)
+    assert made.chosen == chosen
+    assert made.candidates[0].difference == pytest.approx(float(gain.mean()), abs=1e-5)
+    assert made.candidates[0].standard_error == pytest.approx(float(gain.std() / 14**0.5), abs=1e-5)
+    taken = start if chosen == "linear probe" else end
+    np.testing.assert_array_equal(logits, taken.logits)
+    assert torch.equal(state["head.linear.bias"], taken.state["head.linear.bias"])
+    assert ("not higher than the lowest beyond chance" in made.reason) == (chosen == "linear probe")
+
+
+def test_what_was_tried_stays_when_its_network_learns_on() -> None:
+    net = tapped([1])
+    tried = Tried.of(net, np.zeros((1, 3), np.float32))
+    before = {key: value.clone() for key, value in tried.state.items()}
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(value, before[key]) for key, value in tried.state.items())
