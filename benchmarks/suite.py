@@ -9,9 +9,9 @@ FOLDER holds data sets, each a folder of class folders; the embedded sample is o
 - two probes: logistic regression on the frozen backbone's pooled features, of the last block and of all blocks;
 - fastai, for the first seed: `fine_tune` with the same weights, which may train as long as the whole line took.
 
-What is done is kept in `--work` and not repeated while parameters and code are the same, so a benchmark that was
-stopped goes on where it was. Probes are kept as long as prepare gives the same manifest. Run nothing else meanwhile:
-the minutes are part of the result.
+What is done is kept in `--records`, image by image, and not repeated while parameters and code are the same, so a
+benchmark that was stopped goes on where it was. Probes are kept as long as prepare gives the same manifest. Run nothing
+else meanwhile: the minutes are part of the result.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from transferline.artifacts import read_json, write_json
 from transferline.errors import UserError
 from transferline.tracking import lineage
 
-RESULTS = Path("benchmarks/results/suite.json")
+RESULTS, RECORDS = Path("benchmarks/results/suite.json"), Path("benchmarks/results/suite")
 FIRST_SEED = 42
 
 
@@ -49,16 +49,18 @@ class Store:
         return record
 
 
-def finish(case: Case, work: Path, sides: Sequence[str], again: bool) -> dict[str, Record]:
+def finish(case: Case, work: Path, kept: Path, sides: Sequence[str], again: bool) -> dict[str, Record]:
     """The records of one data set and seed, by side; those that are missing are made.
 
     Args:
+        work: for the lines, their cache and their output.
+        kept: the folder of the records.
         sides: other than the line.
         again: make all of them.
     """
     recipe, journal = lineage.state_key(), work / "journals" / f"{case.name}-{case.seed}"
     journal.parent.mkdir(parents=True, exist_ok=True)
-    store, project = Store(work / "records" / f"{case.name}-{case.seed}"), None
+    store, project = Store(kept / f"{case.name}-{case.seed}"), None
     line = None if again else store.read("line", recipe)
     if line is None:
         project = suite_sides.lay_out(case, work)
@@ -105,7 +107,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--no-fastai", dest="fastai", action="store_false")
     parser.add_argument("--no-sample", dest="sample", action="store_false")
     parser.add_argument("--again", action="store_true", help="repeat what is done, too")
-    parser.add_argument("--work", type=Path, default=Path(".cache/suite"), help="what is kept between calls")
+    parser.add_argument("--work", type=Path, default=Path(".cache/suite"), help="of the lines")
+    parser.add_argument("--records", type=Path, default=RECORDS, help="what is kept between calls")
     parser.add_argument("--results", type=Path, default=RESULTS)
     return parser.parse_args()
 
@@ -118,7 +121,8 @@ def main() -> None:
     for number, case in enumerate(cases, 1):
         print(f"suite: {number} of {len(cases)}: {case.name}, seed {case.seed}", flush=True)
         fastai = ["fastai"] if options.fastai and case.seed == FIRST_SEED else []
-        records = finish(case, options.work.resolve(), [*fastai, *suite_report.PROBES], options.again)
+        sides = [*fastai, *suite_report.PROBES]
+        records = finish(case, options.work.resolve(), options.records, sides, options.again)
         found.setdefault(case.name, {})[case.seed] = records
     content = suite_report.summary(found) | {"cores": os.cpu_count(), "recipe": lineage.state_key()}
     write_json(options.results, content)

@@ -17,7 +17,7 @@ from transferline.sections import Head, Model
 MAX_LR = 10.0
 # By rule, what the trials together may cost, and training once more on train and validation: so many forward passes of
 # the whole backbone for each training image. Sets of fewer than LEAST_IMAGES get as much as one of so many.
-SEARCH_PASSES, REFIT_PASSES, LEAST_IMAGES = 3.3, 1.0, 750
+SEARCH_PASSES, REFIT_PASSES, LEAST_IMAGES = 3.3, 2.5, 2000
 # What belongs to the machine, or to how long and by what trials are judged, which must be the same for all.
 _SAME_FOR_ALL = {
     *("epochs", "early_stopping", "early_stopping_monitor", "monitor"),
@@ -166,7 +166,7 @@ class Tune(Section):
     trials: int | Literal["auto"] = Field(
         "auto",
         description="trials in all, earlier ones of the same study counted; 0: take `start`; auto: as many as fit into"
-        " about twice the work of a training with half of the blocks frozen, or into `minutes`",
+        " two to three times the work of a training with half of the blocks frozen, or into `minutes`",
     )
     minutes: Annotated[float, Field(gt=0)] | None = Field(
         None,
@@ -176,8 +176,8 @@ class Tune(Section):
     objective: Objective = Field("loss", description="on validation; in a trial, monitor is the same")
     pruner: Literal["median", "halving", "none"] = Field(
         "median",
-        description="stop a trial that after two thirds of its epochs is below the median of its peers there, or"
-        " (halving) not among the better third of them",
+        description="stop a trial of blocks that after two thirds of its epochs is below the median of its peers there"
+        " (none of the first ones), or (halving) not among the better third of them",
     )
     start: Start = Field(Start(), description="values of the first trials")
     search: Search = Field(Search(), description="the space that is searched")

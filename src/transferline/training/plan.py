@@ -92,20 +92,22 @@ def _epochs(finetune: Fit, images: int) -> int:
 
 
 def with_first(plan: Plan, config: Tune, suggested: int) -> Plan:
-    """The depths that are tried first, as far as they fit: head alone, last block, the probe's depth and half.
+    """The depths that are tried first, as far as they fit: all blocks frozen, all but one, then the deeper trials.
 
-    Of the last two the one that trains more comes first; where it does not fit, the nearest that does is taken.
+    These freeze a third and half of the blocks, and as many as the probe suggests. The one that trains most comes
+    first; where it does not fit, the nearest that does is taken.
     """
     blocks, search = len(plan.costs) - 1, config.search.freeze_depth
     high = blocks if search.high is None else search.high
     start = suggested if config.start.freeze_depth is None else config.start.freeze_depth
-    half, spent, first = -(-blocks // 2), 0.0, list[int]()
-    wanted = [blocks, blocks - 1, *sorted((start, half))]
+    deep = sorted({start, blocks // 3, -(-blocks // 2)})
+    wanted = [blocks, blocks - 1, *deep]
     if config.start.freeze_depth is not None:
-        wanted = [start, blocks, blocks - 1, half]
+        wanted = [start, *wanted]
+    spent, first = 0.0, list[int]()
     for asked in wanted:
         depth = min(max(asked, search.low), high)
-        if plan.trials is None and asked == min(start, half):
+        if plan.trials is None and asked == deep[0]:
             affordable = shallowest(plan, depth, high, spent)
             depth = high if affordable is None else affordable
         fits = plan.trials is not None or spent + plan.cost(depth) <= plan.budget

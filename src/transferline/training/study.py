@@ -30,10 +30,10 @@ POLL_SECONDS = 0.5
 RANDOM = 4  # trials drawn at random after the first ones, which are much alike: TPE would stay near them
 # Trials report in hundredths of what they are given. Deep ones lose at first what the probe knew, and regain it while
 # the learning rate falls: they are judged after two thirds.
-PRUNERS: dict[str, Callable[[], BasePruner]] = {
-    "median": lambda: MedianPruner(n_startup_trials=2, n_warmup_steps=66),
-    "halving": lambda: SuccessiveHalvingPruner(min_resource=66, reduction_factor=3),
-    "none": NopPruner,
+PRUNERS: dict[str, Callable[[int], BasePruner]] = {  # of the number of first trials
+    "median": lambda first: MedianPruner(n_startup_trials=first, n_warmup_steps=66),
+    "halving": lambda first: SuccessiveHalvingPruner(min_resource=66, reduction_factor=3),
+    "none": lambda first: NopPruner(),
 }
 
 Values = dict[str, Any]
@@ -95,7 +95,7 @@ class Shared:
                 study_name=self.name,
                 storage=self.journal.open(),
                 sampler=TPESampler(seed=self.seed, n_startup_trials=len(self.first) + RANDOM),
-                pruner=PRUNERS[self.config.pruner](),
+                pruner=PRUNERS[self.config.pruner](len(self.first)),
                 direction="maximize" if MONITORS[self.config.objective][1] == "max" else "minimize",
                 load_if_exists=True,
             )

@@ -45,7 +45,8 @@ from transferline.tuning import Space, Tune, first, model_with, with_choices
 class _Prune(pl.Callback):
     """Reports validation after each epoch and stops a hopeless trial.
 
-    Trials are compared after the same share of what they are given, in hundredths.
+    Trials are compared after the same share of what they are given, in hundredths. Those of the head alone are left
+    out: they keep what the probe knew and cost next to nothing, so beside them every deeper one would look hopeless.
     """
 
     def __init__(self, trial: optuna.Trial, monitor: str) -> None:
@@ -324,7 +325,7 @@ class Tuner:
             recorder=run,
             label=f"tune: trial {trial.number + 1}",
             behind=kept,
-            callbacks=[_Prune(trial, monitor)],
+            callbacks=[_Prune(trial, monitor)] if net.freeze_depth < len(net.blocks) else [],
         )
         value = history.best[monitor]
         tried = Tried.of(net, choice.validation_logits(net, self.splits, kept))

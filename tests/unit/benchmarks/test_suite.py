@@ -131,7 +131,7 @@ def sides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sides:
 
 
 def finish(folder: Path, again: bool = False) -> dict[str, Any]:
-    return suite.finish(suite_sides.Case("set", 42, None), folder, SIDES, again)
+    return suite.finish(suite_sides.Case("set", 42, None), folder, folder / "records", SIDES, again)
 
 
 def test_what_is_done_is_not_repeated(sides: Sides, tmp_path: Path) -> None:

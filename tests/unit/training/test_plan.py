@@ -60,14 +60,14 @@ def test_the_first_blocks_are_kept_once_they_are_a_tenth_of_the_work() -> None:
     assert plan.cached_depths([9.0, 1.0, 90.0]) == [2, 3]
 
 
-def test_the_head_alone_goes_first_then_the_last_block_the_probes_depth_and_half() -> None:
+def test_the_head_alone_goes_first_then_the_last_block_then_a_third_half_and_the_probes_depth() -> None:
     assert plan.with_first(MADE, Tune(), 1).first == [4, 3, 1, 2]
-    assert plan.with_first(MADE, Tune(), 4).first == [4, 3, 2]
-    assert plan.with_first(MADE, Tune(), 0).first == [4, 3, 0, 2]
+    assert plan.with_first(MADE, Tune(), 4).first == [4, 3, 1, 2]
+    assert plan.with_first(MADE, Tune(), 0).first == [4, 3, 0, 1, 2]
 
 
-@pytest.mark.parametrize(("budget", "expected"), [(5, [4]), (250, [4, 3]), (400, [4, 3, 2]), (700, [4, 3, 1])])
-def test_first_depths_fit_the_budget_and_the_probes_gives_way_to_the_nearest(
+@pytest.mark.parametrize(("budget", "expected"), [(5, [4]), (250, [4, 3]), (400, [4, 3, 2]), (900, [4, 3, 1, 2])])
+def test_first_depths_fit_the_budget_and_the_deepest_gives_way_to_the_nearest(
     budget: float, expected: list[int]
 ) -> None:
     made = plan.with_first(replace(MADE, budget=budget), Tune(), 0)

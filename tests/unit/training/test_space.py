@@ -121,7 +121,7 @@ def test_where_every_trial_contradicts_itself_that_is_the_message(
     [("accuracy", "MAXIMIZE"), ("balanced_accuracy", "MAXIMIZE"), ("loss", "MINIMIZE")],
 )
 def test_any_metric_of_validation_may_be_the_objective(splits: Splits, objective: str, direction: str) -> None:
-    search = Search(batch_size=(32,), freeze_depth=IntRange(low=13, high=13))
+    search = Search(batch_size=(32,), freeze_depth=IntRange(low=12, high=12))
     best, study = tuner(splits, 1, objective=objective, search=search).run()
     assert study.direction.name == direction
     assert best.value is not None

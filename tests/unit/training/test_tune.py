@@ -52,7 +52,7 @@ def test_sampled_values_reach_the_training(splits: Splits, trained: list[dict[st
             "label_smoothing": {"low": 0.0, "high": 0.2},
         }
     )
-    best, _ = tuner(splits, 6, recorder, search=extra).run()
+    best, _ = tuner(splits, 7, recorder, search=extra).run()
     asked = [params for _, params, _ in recorder.children[1:]]
     for params, call in zip(asked, trained, strict=True):
         net = call["net"]
@@ -60,7 +60,7 @@ def test_sampled_values_reach_the_training(splits: Splits, trained: list[dict[st
         assert (net.freeze_depth, net.head.dropout.p) == (params["freeze_depth"], params["dropout"])
         assert call["config"].weight_decay == params["weight_decay"]
         assert call["config"].label_smoothing == params["label_smoothing"]
-    assert len({params["freeze_depth"] for params in asked[:4]}) == 4  # the first ones, at the rate of `start`
+    assert len({params["freeze_depth"] for params in asked[:5]}) == 5  # the first ones, at the rate of `start`
     assert len({params["lr"] for params in asked}) == 3
     winner = min(trained, key=lambda call: abs(call["lr"] - 2e-3))
     assert (best.lr, best.choices["dropout"]) == (winner["lr"], winner["net"].head.dropout.p)
@@ -142,12 +142,13 @@ def test_trials_of_one_batch_size_are_drawn(splits: Splits, trained: list[dict[s
     assert (tmp_path / "reports" / "parallel.png").stat().st_size > 0
 
 
-def test_a_hopeless_trial_is_pruned(splits: Splits) -> None:
-    recorder = ListRecorder()
-    search = tuner(splits, 4, recorder)
+@pytest.mark.parametrize(("peers", "expected"), [(5, TrialState.PRUNED), (4, TrialState.COMPLETE)])
+def test_a_hopeless_trial_is_pruned_but_for_the_first_ones(splits: Splits, peers: int, expected: TrialState) -> None:
+    search = tuner(splits, peers + 1)
+    assert len(search.plan.first) == 5
     rest: dict[str, Any] = {"first": search._first(), "sample": search._sample, "more": search._more}
     study = Shared(search.folder, search.name, search.config, seed=3, **rest).open()
-    for value in (1.5, 1.6, 1.7):  # better than any trial can be
+    for value in (1.5, 1.6, 1.7, 1.8, 1.9)[:peers]:  # better than any trial can be
         params = {"lr": 1e-3, "batch_size": 4, "freeze_depth": 2}
         space = {
             "lr": optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True),
@@ -159,7 +160,12 @@ def test_a_hopeless_trial_is_pruned(splits: Splits) -> None:
         )
     _, study = search.run()
     finished = [trial.state for trial in study.trials if trial.state != TrialState.WAITING]
-    assert finished == [TrialState.PRUNED] + [TrialState.COMPLETE] * 3
+    assert finished == [expected] + [TrialState.COMPLETE] * peers
+
+
+def test_trials_of_the_head_alone_are_no_peers(splits: Splits, trained: list[dict[str, Any]]) -> None:
+    tuner(splits, 4).run()
+    assert {call["net"].freeze_depth == 13: bool(call["callbacks"]) for call in trained} == {True: False, False: True}
 
 
 def test_a_depth_beyond_the_backbone_is_refused_before_training(splits: Splits) -> None:
