@@ -1,6 +1,7 @@
 """The line with its defaults on a folder of data sets, against two linear probes and fastai on the same splits.
 
     uv run python -m benchmarks.suite FOLDER [--seeds 3] [--only NAME ...] [--no-fastai] [--no-sample]
+    uv run python -m benchmarks.suite FOLDER --records PATH --results PATH --set finetune.refit=false
 
 FOLDER holds data sets, each a folder of class folders; the embedded sample is one more, named `sample`. For seeds 42,
 43, ... of each set, one after another:
@@ -11,14 +12,18 @@ FOLDER holds data sets, each a folder of class folders; the embedded sample is o
 
 What is done is kept in `--records`, image by image, and not repeated while parameters and code are the same, so a
 benchmark that was stopped goes on where it was. Probes are kept as long as prepare gives the same manifest. Run nothing
-else meanwhile: the minutes are part of the result.
+else meanwhile: the minutes are part of the result. `--set` changes a default, to see what it is worth.
 """
 
 import argparse
+import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
 
 from benchmarks import suite_report, suite_sides
 from benchmarks.suite_sides import Case, Record
@@ -58,7 +63,8 @@ def finish(case: Case, work: Path, kept: Path, sides: Sequence[str], again: bool
         sides: other than the line.
         again: make all of them.
     """
-    recipe, journal = lineage.state_key(), work / "journals" / f"{case.name}-{case.seed}"
+    journal = work / "journals" / f"{case.name}-{case.seed}"
+    recipe = lineage.state_key() + (json.dumps(case.changes, sort_keys=True) if case.changes else "")
     journal.parent.mkdir(parents=True, exist_ok=True)
     store, project = Store(kept / f"{case.name}-{case.seed}"), None
     line = None if again else store.read("line", recipe)
@@ -99,6 +105,21 @@ def data_sets(folder: Path, only: Sequence[str], sample: bool) -> dict[str, Path
     return {name: found[name] for name in only or found}
 
 
+def nested(settings: Sequence[str]) -> dict[str, Any]:
+    """`tune.start.lr=0.001` -> {"tune": {"start": {"lr": 0.001}}}. Raises UserError where `=` is missing."""
+    made: dict[str, Any] = {}
+    for setting in settings:
+        key, given, value = setting.partition("=")
+        if not given:
+            raise UserError(f"--set {setting} has no value", "give KEY=VALUE, as finetune.refit=false")
+        *sections, name = key.split(".")
+        place = made
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = YAML(typ="safe").load(value)
+    return made
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of data sets")
@@ -106,6 +127,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="data sets")
     parser.add_argument("--no-fastai", dest="fastai", action="store_false")
     parser.add_argument("--no-sample", dest="sample", action="store_false")
+    parser.add_argument("--set", dest="settings", nargs="+", default=[], metavar="KEY=VALUE", help="other defaults")
     parser.add_argument("--again", action="store_true", help="repeat what is done, too")
     parser.add_argument("--work", type=Path, default=Path(".cache/suite"), help="of the lines")
     parser.add_argument("--records", type=Path, default=RECORDS, help="what is kept between calls")
@@ -116,7 +138,8 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     sets = data_sets(options.folder, options.only, options.sample)
-    cases = [Case(name, FIRST_SEED + at, root) for name, root in sets.items() for at in range(options.seeds)]
+    changes, seeds = nested(options.settings), range(FIRST_SEED, FIRST_SEED + options.seeds)
+    cases = [Case(name, seed, root, changes) for name, root in sets.items() for seed in seeds]
     found: dict[str, dict[int, dict[str, Record]]] = {}
     for number, case in enumerate(cases, 1):
         print(f"suite: {number} of {len(cases)}: {case.name}, seed {case.seed}", flush=True)

@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -53,10 +53,11 @@ class Case:
     name: str
     seed: int
     root: Path | None  # None: the embedded sample
+    changes: dict[str, Any] = field(default_factory=dict)  # of the defaults, as set_params takes them
 
 
 def lay_out(case: Case, work: Path) -> Project:
-    """A new clone of the working tree, with the defaults but for data.root and seed, and a DVC cache that clones share.
+    """A new clone of the working tree, with the defaults but for what `case` says, and a DVC cache that clones share.
 
     From that cache DVC restores a stage which an earlier line ran with the same inputs: prepared data of a seed, or
     the first stages of a line that was stopped.
@@ -64,8 +65,8 @@ def lay_out(case: Case, work: Path) -> Project:
     project = Project(work / "lines" / f"{case.name}-{case.seed}" / "project")
     shutil.rmtree(project.root.parent, ignore_errors=True)
     copy_project(project.root)
-    data = {"data": {"root": str(case.root)}} if case.root else {}
-    set_params(project.root / "params.yaml", {"seed": case.seed, **data})
+    data = {"data": case.changes.get("data", {}) | {"root": str(case.root)}} if case.root else {}
+    set_params(project.root / "params.yaml", {"seed": case.seed, **case.changes, **data})
     project.git("init", "--quiet")
     project.dvc("config", "--local", "cache.dir", str(work / "dvc-cache"))
     return project

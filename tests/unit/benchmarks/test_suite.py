@@ -162,6 +162,21 @@ def test_another_recipe_keeps_the_probes_of_the_same_split(sides: Sides, tmp_pat
     assert sides.calls[3:] == ["lay_out", "line", "fastai", "probes"]
 
 
+def test_other_defaults_are_another_recipe(sides: Sides, tmp_path: Path) -> None:
+    assert suite.nested(["finetune.refit=false", "model.head.features=last", "finetune.epochs=3", "seed=1"]) == {
+        "finetune": {"refit": False, "epochs": 3},
+        "model": {"head": {"features": "last"}},
+        "seed": 1,
+    }
+    with pytest.raises(UserError, match=r"finetune\.refit has no value"):
+        suite.nested(["finetune.refit"])
+    finish(tmp_path)
+    sides.calls.clear()
+    case = suite_sides.Case("set", 42, None, {"finetune": {"refit": False}})
+    suite.finish(case, tmp_path, tmp_path / "records", SIDES, again=False)
+    assert sides.calls == ["lay_out", "line", "fastai"]
+
+
 def test_stages_are_timed_from_the_output_of_dvc_and_restored_ones_are_told_apart() -> None:
     lines = [
         (0.5, "Stage 'prepare' is cached - skipping run, checking out outputs\n"),

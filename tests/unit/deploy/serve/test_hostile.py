@@ -63,7 +63,7 @@ def said(server: Server, attack: Attack) -> bytes:
                 connection.shutdown(socket.SHUT_WR)
             while some := connection.recv(65536):
                 answer += some
-        except (ConnectionError, TimeoutError) as error:
+        except OSError as error:  # of a connection that the server has closed, shutdown's is no ConnectionError
             if isinstance(error, TimeoutError):
                 raise
     return answer
