@@ -89,15 +89,15 @@ def recorder() -> ListRecorder:
     return ListRecorder()
 
 
+def coloured(count: int, views: int = 1, side: int = 32, seed: int = 0) -> Arrays:
+    """Noise in which each of three classes has one bright channel: learnable in a few steps."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count, dtype=np.int64) % 3
+    images = rng.integers(0, 120, (count, views, side, side, 3), dtype=np.uint8)
+    images[np.arange(count), ..., labels] += 100
+    return Arrays(images, labels, [f"{row}.png" for row in range(count)], ["blue", "green", "red"])
+
+
 @pytest.fixture(scope="session")
 def colour_arrays() -> Callable[..., Arrays]:
-    """Noise in which each of three classes has one bright channel: learnable in a few steps."""
-
-    def make(count: int, views: int = 1, side: int = 32, seed: int = 0) -> Arrays:
-        rng = np.random.default_rng(seed)
-        labels = np.arange(count, dtype=np.int64) % 3
-        images = rng.integers(0, 120, (count, views, side, side, 3), dtype=np.uint8)
-        images[np.arange(count), ..., labels] += 100
-        return Arrays(images, labels, [f"{row}.png" for row in range(count)], ["blue", "green", "red"])
-
-    return make
+    return coloured

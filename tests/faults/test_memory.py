@@ -12,8 +12,8 @@ import torch
 from optuna.trial import TrialState
 from torch import Tensor, nn
 
-from tests.conftest import ListRecorder
-from tests.faults.workers import PATIENCE, forked
+from tests.conftest import ListRecorder, coloured
+from tests.faults.workers import PATIENCE, started
 from tests.unit.training.exact import CLOSE, METRIC, exactly
 from transferline.artifacts import Arrays, ModelCard
 from transferline.errors import UserError
@@ -277,9 +277,9 @@ def test_frozen_blocks_neither(fresh: Net, splits: Splits) -> None:
         np.testing.assert_allclose(halved, whole, rtol=2**-23)  # computed in double precision, given in float32
 
 
-def starved(made: Callable[..., Arrays], spare: int) -> None:
+def starved(spare: int) -> None:
     """Train in a process that may take so many bytes more than it has."""
-    large = Splits(made(128, side=96), made(9, side=96, seed=1))
+    large = Splits(coloured(128, side=96), coloured(9, side=96, seed=1))
     net = classifier.build(ModelCard(**{**CARD.__dict__, "input_size": 96}), "none", seed=0)
     torch.backends.mkldnn.enabled = False  # its code, made anew for each shape, finds no room in what the heap has left
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -290,8 +290,6 @@ def starved(made: Callable[..., Arrays], spare: int) -> None:
     Path("fitted").write_text(recorder.tags["batch_size.physical.train"])
 
 
-def test_a_process_that_really_runs_out_of_memory_goes_on(colour_arrays: Callable[..., Arrays], project: Path) -> None:
-    process = forked(starved, colour_arrays, 80 << 20)
-    process.join(PATIENCE)
-    assert process.exitcode == 0
+def test_a_process_that_really_runs_out_of_memory_goes_on(project: Path) -> None:
+    assert started("from tests.faults.test_memory import starved; starved(80 << 20)").wait(PATIENCE) == 0
     assert 2 <= int((project / "fitted").read_text()) < 128

@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from pytorch_lightning.callbacks import Callback
 from safetensors.torch import save_file
 
 import transferline.data.transforms  # noqa: F401 - likewise
-from tests.conftest import ListRecorder
-from transferline.artifacts import WINNER, Arrays, Best, ModelCard, Option, Plan, Probed
+from tests.conftest import ListRecorder, coloured
+from transferline.artifacts import WINNER, Best, ModelCard, Option, Plan, Probed
 from transferline.errors import run
 from transferline.fitting import Finetune, Train
 from transferline.model import classifier
@@ -87,19 +88,12 @@ class Strike(Callback):
                 os.kill(os.getpid(), one)
 
 
-def arrays(count: int, views: int = 1, seed: int = 0, online: bool = False) -> Arrays:
-    """As tests/conftest.py's colour_arrays."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count, dtype=np.int64) % 3
-    images = rng.integers(0, 120, (count, views, 32, 32, 3), dtype=np.uint8)
-    images[np.arange(count), ..., labels] += 100
-    policy = (HorizontalFlip(name="horizontal_flip"), Contrast(name="contrast", p=0.5)) if online else ()
-    return Arrays(images, labels, [f"{row}.png" for row in range(count)], ["blue", "green", "red"], online=policy)
-
-
 def splits(online: bool = False) -> Splits:
     hashes = {"data/augmented/train": "train", "data/augmented/val": "val"}
-    return Splits(arrays(BATCH * BATCHES, 1 if online else 3, online=online), arrays(70, seed=1), hashes)
+    train = coloured(BATCH * BATCHES, 1 if online else 3)
+    if online:
+        train = replace(train, online=(HorizontalFlip(name="horizontal_flip"), Contrast(name="contrast", p=0.5)))
+    return Splits(train, coloured(70, seed=1), hashes)
 
 
 def train(case: str, strike: list[Any] | None, keep: bool) -> dict[str, Any]:

@@ -1,6 +1,12 @@
-"""Processes that a test may kill: forked, since importing torch and Lightning anew would take ten seconds each."""
+"""Processes that a test may kill: forked, since importing torch and Lightning anew would take ten seconds each.
+
+Those that train are not: torch aborts at times in a fork of a process that has used it.
+"""
 
 import multiprocessing
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -14,6 +20,12 @@ def forked(work: Callable[..., Any], *given: Any) -> BaseProcess:
     process = multiprocessing.get_context("fork").Process(target=work, args=given, daemon=True)
     process.start()
     return process
+
+
+def started(code: str) -> subprocess.Popen[bytes]:
+    """Python at work on `code`, which may import the tests, with one thread."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment)
 
 
 def until(happened: Callable[[], Any]) -> None:
