@@ -55,7 +55,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "train": {"epochs": 3, "early_stopping": None, "checkpoint_share": 1.0},
     "finetune": {"epochs": 6, "early_stopping": None, "ema": 0.9, "checkpoint_share": 1.0},
     "evaluate": {"bootstrap": 100},
-    "export": {"batch_size": 4, "latency_repeats": 3},
+    "export": {"batch_size": 4, "latency_repeats": 3, "int8_trials": 2},
     "register": {"min_macro_f1": 0.0, "max_ece": 1.0},
 }
 

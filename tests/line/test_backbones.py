@@ -10,12 +10,13 @@ from tests.line.conftest import SMALL, make_images
 from tests.project import Project, begin, ran
 from transferline.artifacts import read_predictions
 
-BACKBONES = ("vgg16", "resnet50", "inception_v3", "xception", "mobilenet_v3_small", "convnext_tiny", "vit_b_16")
+BACKBONES = ("vgg16", "resnet50", "inception_v3", "xception", "convnext_tiny", "vit_b_16")  # SMALL has a MobileNet
 ONCE: dict[str, dict[str, Any]] = {
     **SMALL,
     "model": {"weights": "none", "input_size": 96},
     "tune": {"trials": 0, "start": {"lr": 1e-3, "batch_size": 16, "freeze_depth": 3}},
     "finetune": {"epochs": 1},
+    "export": {**SMALL["export"], "variants": ["fp32"]},  # tests/unit/deploy/test_reduced.py has the others
 }
 
 
