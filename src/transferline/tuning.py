@@ -224,7 +224,7 @@ class Tune(Section):
 
 
 def first(config: Tune, finetune: Fit, model: Model) -> dict[str, Any]:
-    """What the first trials take beside a depth: `start`, and of what else is searched the section's own value."""
+    """Values of the first trials without the depth: `start`, and each other searched key's value in its own section."""
     own = {**dict(model.head), **dict(model), **dict(finetune)}
     return {"lr": config.start.lr, "batch_size": config.start.batch_size} | {
         name: _nearest(own[name], space) for name, space in config.search.further.items()

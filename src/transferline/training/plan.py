@@ -19,7 +19,7 @@ from transferline.tuning import LEAST_IMAGES, REFIT_PASSES, SEARCH_PASSES, Tune
 
 MOST_TRIALS = 12  # by rule: TPE needs some, and further ones chase the noise of few validation images
 CACHED = 0.1  # share of the backbone's work from which on what its first blocks give is worth keeping
-AFTER_TUNE = 75.0  # seconds that the stages after tune take besides training: to start, evaluate, export and register
+AFTER_TUNE = 75.0  # seconds of the later stages without their training: start, evaluation, export, registration
 TRIAL = 2.0  # seconds of a trial in addition to its steps
 STEPS = 4  # timed at each depth, after one that warms up
 

@@ -88,7 +88,7 @@ class Shared:
         (self.workers / self.id).unlink(missing_ok=True)
 
     def open(self) -> optuna.Study:
-        """The study as it stands in the journal; the first process to come queues the first trials."""
+        """Open the study in the journal. The first process to open it queues the first trials."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self.journal.lock:
             study = optuna.create_study(

@@ -45,8 +45,8 @@ from transferline.tuning import Space, Tune, first, model_with, with_choices
 class _Prune(pl.Callback):
     """Reports validation after each epoch and stops a hopeless trial.
 
-    Trials are compared after the same share of what they are given, in hundredths. Those of the head alone are left
-    out: they keep what the probe knew and cost next to nothing, so beside them every deeper one would look hopeless.
+    Trials are compared after the same share of their epochs, in hundredths. Trials of the head alone do not report:
+    they keep what the probe has learned, and beside them every trial of blocks would look hopeless.
     """
 
     def __init__(self, trial: optuna.Trial, monitor: str) -> None:
@@ -209,7 +209,7 @@ class Tuner:
         return [values | {"freeze_depth": depth} for depth in self.plan.first]
 
     def _more(self, trials: list[FrozenTrial]) -> bool:
-        """Whether a further trial is wanted beside these, which are done or under way."""
+        """Whether to start another trial, given those that are finished or running."""
         made = self.plan
         most = plan.MOST_TRIALS if made.unit == "multiply-adds" else math.inf
         if made.trials is not None or len(trials) >= most:
