@@ -43,7 +43,7 @@ class Fit(Section):
         "cross_entropy", description="focal weighs down what is right already; on several labels an image, of sigmoids"
     )
     focal_gamma: float = Field(2.0, ge=0, le=10, description="focal: how much; 0 is the cross-entropy")
-    label_smoothing: float = Field(0.05, ge=0, lt=1, description="of the targets of either loss")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the targets of either loss")
     class_weights: Literal["none", "balanced"] = Field(
         "none", description="balanced: weight of a class in the loss inversely proportional to its count"
     )

@@ -64,8 +64,8 @@ class Head(Section):
 
     features: Literal["auto", "last", "blocks"] = Field(
         "auto",
-        description="what it sees: last: the last block's features; blocks: those of every block; auto: what a linear"
-        " probe predicts best from, of the last block, the last half of the blocks, and all",
+        description="what it sees: last: the last block's features; blocks: those of every block; auto: those of every"
+        " block, unless a linear probe does better without the first ones",
     )
     pooling: Literal["auto", "average", "max", "average_max", "generalised_mean", "token", "flatten"] = Field(
         "auto", description="features to one vector; auto: the class token where the backbone has one, else average"

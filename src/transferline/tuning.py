@@ -142,7 +142,13 @@ else:
 class Start(Section):
     """Values of the first trials, and the answer when there are no trials."""
 
-    lr: float = Field(4e-3, gt=0, le=MAX_LR, description="learning rate of the head")
+    lr: float = Field(
+        2e-3,
+        gt=0,
+        le=MAX_LR,
+        description="learning rate of the head; half of it where the first trials freeze half of the blocks or more,"
+        " but not all",
+    )
     batch_size: int = Field(16, ge=1, description="images a step")
     freeze_depth: int | None = Field(
         None, ge=0, description="frozen blocks, from the input on; null: as deep as the probe suggests"

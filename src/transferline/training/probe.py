@@ -24,6 +24,7 @@ from transferline.model.features import Extractor
 from transferline.model.linear_probe import Floats, HeldOut, Labels, Probe, fit_probe, grouped_folds, held_out
 from transferline.model.stored import Clean, Stored
 from transferline.sections import Head
+from transferline.training.choice import by_chance
 from transferline.training.data import Splits, tap_columns
 from transferline.training.sampling import stratified_rows
 
@@ -77,6 +78,9 @@ def block_features(net: Classifier, splits: Splits, kept: KeptSplits, engine: En
 def probe(features: BlockFeatures, train: Arrays, head: Head, seed: int) -> Probed:
     """Choose what the head sees and how strictly it is fitted, on the training images alone.
 
+    The head sees all blocks unless fewer are better beyond chance: features of more blocks cost a regularised probe
+    little where they tell nothing, and much where they are left out by mistake.
+
     Args:
         features: of the splits; `val` is not looked at.
         train: labels, and groups of near duplicates.
@@ -97,7 +101,8 @@ def probe(features: BlockFeatures, train: Arrays, head: Head, seed: int) -> Prob
     taps = {"last": (), "last half": range(blocks - blocks // 2 + 1, blocks), "all": range(1, blocks)}
     wanted = {"last": ["last"], "blocks": ["all"], "auto": list(taps)}[head.features]
     judged = {name: judge(features.columns(taps[name])) for name in track(wanted, "probe: features")}
-    chosen = min(wanted, key=lambda name: judged[name].loss)
+    best = min(judged.values(), key=lambda one: one.loss)
+    chosen = next(name for name in reversed(wanted) if by_chance(judged[name].losses, best.losses))
     strength = {"priors": [judged[chosen].prior]}
     upwards = [judge(features.columns(range(first, blocks)), **strength) for first in track(
         range(1, blocks + 1), "probe: block by block")]  # fmt: skip

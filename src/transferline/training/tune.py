@@ -205,8 +205,14 @@ class Tuner:
         return seconds
 
     def _first(self) -> list[dict[str, Any]]:
+        """At half of the rate where half of the blocks or more are frozen, but not all: there a little is enough."""
         values = as_optuna(first(self.config, self.finetune, self.model))
-        return [values | {"freeze_depth": depth} for depth in self.plan.first]
+        blocks, start = len(self.base.blocks), self.config.start.freeze_depth
+        gentle = {"lr": max(values["lr"] / 2, self.config.search.lr.low)}
+        return [
+            values | {"freeze_depth": depth} | (gentle if blocks <= 2 * depth < 2 * blocks and depth != start else {})
+            for depth in self.plan.first
+        ]
 
     def _more(self, trials: list[FrozenTrial]) -> bool:
         """Whether to start another trial, given those that are finished or running."""

@@ -60,8 +60,8 @@ def test_sampled_values_reach_the_training(splits: Splits, trained: list[dict[st
         assert (net.freeze_depth, net.head.dropout.p) == (params["freeze_depth"], params["dropout"])
         assert call["config"].weight_decay == params["weight_decay"]
         assert call["config"].label_smoothing == params["label_smoothing"]
-    assert len({params["freeze_depth"] for params in asked[:5]}) == 5  # the first ones, at the rate of `start`
-    assert len({params["lr"] for params in asked}) == 3
+    assert len({params["freeze_depth"] for params in asked[:5]}) == 5  # the first ones, at two rates
+    assert len({params["lr"] for params in asked}) == 4
     winner = min(trained, key=lambda call: abs(call["lr"] - 2e-3))
     assert (best.lr, best.choices["dropout"]) == (winner["lr"], winner["net"].head.dropout.p)
 
@@ -161,6 +161,15 @@ def test_a_hopeless_trial_is_pruned_but_for_the_first_ones(splits: Splits, peers
     _, study = search.run()
     finished = [trial.state for trial in study.trials if trial.state != TrialState.WAITING]
     assert finished == [expected] + [TrialState.COMPLETE] * peers
+
+
+def test_first_trials_that_freeze_half_of_the_blocks_or_more_are_gentle(splits: Splits) -> None:
+    def rates(**start: int) -> dict[int, float]:
+        search = tuner(splits, 9, start=Start(lr=4e-3, batch_size=4, **start))
+        return {values["freeze_depth"]: values["lr"] for values in search._first()}
+
+    assert rates() == {13: 4e-3, 12: 2e-3, 6: 4e-3, 7: 2e-3, 4: 4e-3}
+    assert rates(freeze_depth=9)[9] == 4e-3, "what was given"
 
 
 def test_trials_of_the_head_alone_are_no_peers(splits: Splits, trained: list[dict[str, Any]]) -> None:
