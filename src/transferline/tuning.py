@@ -143,10 +143,10 @@ class Start(Section):
     """Values of the first trials, and the answer when there are no trials."""
 
     lr: float = Field(
-        2e-3,
+        4e-3,
         gt=0,
         le=MAX_LR,
-        description="learning rate of the head; half of it where the first trials freeze half of the blocks or more,"
+        description="learning rate of the head; a quarter of it where the first trials freeze half of the blocks or more,"
         " but not all",
     )
     batch_size: int = Field(16, ge=1, description="images a step")

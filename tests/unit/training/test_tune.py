@@ -168,7 +168,7 @@ def test_first_trials_that_freeze_half_of_the_blocks_or_more_are_gentle(splits: 
         search = tuner(splits, 9, start=Start(lr=4e-3, batch_size=4, **start))
         return {values["freeze_depth"]: values["lr"] for values in search._first()}
 
-    assert rates() == {13: 4e-3, 12: 2e-3, 6: 4e-3, 7: 2e-3, 4: 4e-3}
+    assert rates() == {13: 4e-3, 12: 1e-3, 6: 4e-3, 7: 1e-3, 4: 4e-3}
     assert rates(freeze_depth=9)[9] == 4e-3, "what was given"
 
 
