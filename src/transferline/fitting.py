@@ -24,7 +24,7 @@ Epochs = Annotated[int, Field(ge=1)] | Literal["auto"]
 
 # What `auto` epochs aim at: so many training images seen in all. Small sets need about as many steps as larger ones to
 # learn as much, so they get more epochs (compare BiT's rule, Kolesnikov et al. 2020, arXiv 1912.11370).
-IMAGES_SEEN, FEWEST_EPOCHS, MOST_EPOCHS = 2500, 2, 10
+IMAGES_SEEN, FEWEST_EPOCHS, MOST_EPOCHS = 2500, 3, 10
 
 
 def auto_epochs(images: int) -> int:
