@@ -24,7 +24,7 @@ def test_one_or_automatic_devices_are_taken(devices: Any) -> None:
     assert fitting.Finetune(devices=devices).devices == devices
 
 
-@pytest.mark.parametrize(("images", "epochs"), [(50, 10), (500, 5), (1000, 2), (100_000, 2)])
+@pytest.mark.parametrize(("images", "epochs"), [(50, 10), (500, 5), (1000, 3), (100_000, 3)])
 def test_automatic_epochs_are_fewer_for_more_images(images: int, epochs: int) -> None:
     for section in (fitting.Train(), fitting.Finetune()):
         assert section.epochs == "auto"
