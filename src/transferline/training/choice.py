@@ -1,7 +1,8 @@
-"""Which of several trained networks is taken: by log loss on validation, paired image by image.
+"""Which of several trained networks is taken: by log loss and errors on validation, paired image by image.
 
 A few dozen validation images do not tell networks apart that differ by a little. So the best is not always taken: of
 those that are no worse than it beyond chance, the simplest is (the one-standard-error rule of Breiman et al. 1984).
+Errors count besides the loss, since a few answers that are wrong and sure make the losses' standard error large.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ ERRORS = 1.0  # standard errors within which a difference counts as chance
 WEIGHTS = (0.25, 0.5, 0.75, 1.0)  # of the fine-tuned weights, the rest being the probe's (WiSE-FT)
 
 Logits = npt.NDArray[np.float32]
+Judged = tuple[Floats, Floats]  # of each validation image the log loss, and 1 where it is predicted right, else 0
 _LOGITS = "validation logits"
 
 
@@ -90,6 +92,11 @@ def by_chance(losses: Floats, best: Floats) -> bool:
     return bool(float(worse.mean()) <= ERRORS * float(worse.std()) / len(worse) ** 0.5)
 
 
+def as_good(one: Judged, best: Judged) -> bool:
+    """Whether neither the log loss nor the errors of `one` are higher than those of the best beyond chance."""
+    return by_chance(one[0], best[0]) and by_chance(best[1], one[1])
+
+
 def simplest(
     trials: Sequence[FrozenTrial], objective: str, labels: Labels, files: Callable[[int], Path]
 ) -> FrozenTrial:
@@ -105,10 +112,10 @@ def simplest(
     if objective != "loss":
         sign = 1 if MONITORS[objective][1] == "max" else -1
         return max(trials, key=lambda trial: (sign * (trial.value or 0.0), trial.params["freeze_depth"]))
-    losses = {trial.number: log_losses(Tried.read(files(trial.number)).logits, labels)[0] for trial in trials}
-    best = min(losses.values(), key=lambda one: float(one.mean()))
-    near = [trial for trial in trials if by_chance(losses[trial.number], best)]
-    return min(near, key=lambda trial: (-trial.params["freeze_depth"], float(losses[trial.number].mean())))
+    judged = {trial.number: log_losses(Tried.read(files(trial.number)).logits, labels) for trial in trials}
+    best = min(judged.values(), key=lambda one: float(one[0].mean()))
+    near = [trial for trial in trials if as_good(judged[trial.number], best)]
+    return min(near, key=lambda trial: (-trial.params["freeze_depth"], float(judged[trial.number][0].mean())))
 
 
 def interpolated(start: dict[str, Tensor], end: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
@@ -124,8 +131,8 @@ def choose(
 ) -> tuple[Logits, dict[str, Tensor], Choice]:
     """Of the probe, the fine-tuned network, and points between their weights, the one that validation decides for.
 
-    The best of the fine-tuned ones by log loss is held against the probe, which is taken where it is no worse beyond
-    chance.
+    The best of the fine-tuned ones by log loss is held against the probe, which is taken where neither its loss nor its
+    errors are higher beyond chance.
 
     Args:
         net: whose weights are changed.
@@ -140,19 +147,19 @@ def choose(
         states[weight] = interpolated(start.state, end.state, weight)
         net.load_state_dict(states[weight], strict=False)
         logits[weight] = end.logits if weight == 1 else validation_logits(net, splits, behind)
-    losses = {weight: log_losses(given, labels)[0] for weight, given in logits.items()}
-    best = min(losses, key=lambda weight: float(losses[weight].mean()))
-    probe = best == 0 or by_chance(losses[0.0], losses[best])
-    taken = 0.0 if probe else best
-    candidates = [_candidate(weight, logits[weight], labels, losses[best]) for weight in logits]
+    judged = {weight: log_losses(given, labels) for weight, given in logits.items()}
+    best = min(judged, key=lambda weight: float(judged[weight][0].mean()))
+    taken = 0.0 if as_good(judged[0.0], judged[best]) else best
+    candidates = [_candidate(weight, logits[weight], labels, judged[best][0]) for weight in logits]
     if taken:
         reason = (
-            "The fine-tuned weights have the lowest log loss on validation, and the probe's is higher beyond chance."
+            "The fine-tuned weights have the lowest log loss on validation, and the probe's loss or errors are higher"
+            " beyond chance."
         )
     elif best == 0:
         reason = "The probe has the lowest log loss on validation."
     else:
-        reason = "The probe's log loss on validation is not higher than the lowest beyond chance, and it is simpler."
+        reason = "The probe's log loss and errors on validation are not higher beyond chance, and it is simpler."
     return logits[taken], states[taken], Choice(candidates, _name(taken), reason, refit)
 
 

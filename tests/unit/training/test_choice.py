@@ -68,17 +68,26 @@ def files(folder: Path, losses: dict[int, np.ndarray]) -> None:
         Tried({"weight": torch.zeros(1)}, logits_of(one, LABELS)).write(folder / str(number))
 
 
+FLAT = np.full(16, 0.5)  # and with UNEVEN, every image is predicted right
+
+
 def test_of_trials_that_are_as_good_as_the_best_the_most_frozen_is_taken(tmp_path: Path) -> None:
-    flat = np.ones(16)
-    files(tmp_path, {0: flat, 1: flat + UNEVEN, 2: flat + UNEVEN, 3: flat + 0.3})
+    files(tmp_path, {0: FLAT, 1: FLAT + UNEVEN, 2: FLAT + UNEVEN, 3: FLAT + 0.3})
     trials = [trial(0, 2, 1.0), trial(1, 5, 1.025), trial(2, 4, 1.025), trial(3, 9, 1.3)]
     assert simplest(trials, "loss", LABELS, lambda number: tmp_path / str(number)).number == 1
     assert simplest([trials[0], trials[3]], "loss", LABELS, lambda number: tmp_path / str(number)).number == 0
 
 
+def test_a_trial_of_more_errors_than_by_chance_is_not_taken_for_its_loss(tmp_path: Path) -> None:
+    wrong = np.where(np.arange(16) < 4, 1.2, 0.3)  # of 4 images; the others are surer
+    assert by_chance(wrong, FLAT)
+    files(tmp_path, {0: FLAT, 1: wrong})
+    trials = [trial(0, 2, 0.5), trial(1, 9, 0.525)]
+    assert simplest(trials, "loss", LABELS, lambda number: tmp_path / str(number)).number == 0
+
+
 def test_of_two_as_frozen_the_better_is_taken(tmp_path: Path) -> None:
-    flat = np.ones(16)
-    files(tmp_path, {0: flat + UNEVEN, 1: flat, 2: flat + UNEVEN})
+    files(tmp_path, {0: FLAT + UNEVEN, 1: FLAT, 2: FLAT + UNEVEN})
     trials = [trial(number, 5, 1.0) for number in range(3)]
     assert simplest(trials, "loss", LABELS, lambda number: tmp_path / str(number)).number == 1
 
@@ -211,7 +220,7 @@ def test_a_gain_by_chance_is_no_reason_to_leave_the_probe(
 ) -> None:
     few = splits._replace(val=splits.val.__class__(*(part[:14] for part in (
         splits.val.images, splits.val.labels, splits.val.paths)), splits.val.classes))  # fmt: skip
-    labels, flat = few.val.labels, np.ones(14)
+    labels, flat = few.val.labels, FLAT[:14]
     start = Tried({"head.linear.bias": torch.zeros(3)}, logits_of(flat, labels))
     end = Tried({"head.linear.bias": torch.ones(3)}, logits_of(flat - gain, labels))
     monkeypatch.setattr(choice, "validation_logits", lambda *_: logits_of(flat + 1.0, labels))
@@ -222,7 +231,7 @@ def test_a_gain_by_chance_is_no_reason_to_leave_the_probe(
     taken = start if chosen == "linear probe" else end
     np.testing.assert_array_equal(logits, taken.logits)
     assert torch.equal(state["head.linear.bias"], taken.state["head.linear.bias"])
-    assert ("not higher than the lowest beyond chance" in made.reason) == (chosen == "linear probe")
+    assert ("not higher beyond chance" in made.reason) == (chosen == "linear probe")
 
 
 def test_what_was_tried_stays_when_its_network_learns_on() -> None:
