@@ -146,8 +146,8 @@ class Start(Section):
         4e-3,
         gt=0,
         le=MAX_LR,
-        description="learning rate of the head; a quarter of it where the first trials freeze half of the blocks or"
-        " more, but not all",
+        description="learning rate of the head; where the first trials freeze half of the blocks or more, but not all,"
+        " a quarter of it on up to 400 images, half of it from 800 on",
     )
     batch_size: int = Field(16, ge=1, description="images a step")
     freeze_depth: int | None = Field(

@@ -117,6 +117,14 @@ def with_first(plan: Plan, config: Tune, suggested: int) -> Plan:
     return replace(plan, first=first if plan.trials is None else first[: plan.trials])
 
 
+def gentle(images: int) -> float:
+    """The share of `tune.start.lr` for trials that freeze half of the blocks or more: few images ask for a low rate.
+
+    A quarter for up to 400 training images, half from 800 on.
+    """
+    return min(max(images / 1600, 1 / 4), 1 / 2)
+
+
 def shallowest(plan: Plan, low: int, high: int, spent: float) -> int | None:
     """The smallest freeze depth from `low` to `high` that the budget has enough left for; None: not even `high`."""
     left = plan.budget - spent

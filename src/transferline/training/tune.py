@@ -205,10 +205,11 @@ class Tuner:
         return seconds
 
     def _first(self) -> list[dict[str, Any]]:
-        """Where half of the blocks or more are frozen, but not all, a quarter of the rate: there a little is enough."""
+        """Where half of the blocks or more are frozen, but not all, at a lower rate: there a little is enough."""
         values = as_optuna(first(self.config, self.finetune, self.model))
         blocks, start = len(self.base.blocks), self.config.start.freeze_depth
-        gentle = {"lr": max(values["lr"] / 4, self.config.search.lr.low)}
+        share = plan.gentle(len(self.splits.train.labels))
+        gentle = {"lr": max(share * values["lr"], self.config.search.lr.low)}
         return [
             values | {"freeze_depth": depth} | (gentle if blocks <= 2 * depth < 2 * blocks and depth != start else {})
             for depth in self.plan.first

@@ -85,6 +85,10 @@ def test_of_so_many_trials_no_more_are_first_whatever_they_cost() -> None:
     assert plan.with_first(replace(MADE, trials=3, budget=1), Tune(trials=3), 0).first == [4, 3, 0]
 
 
+def test_a_gentle_rate_grows_with_the_images() -> None:
+    assert [plan.gentle(images) for images in (10, 400, 600, 800, 10**6)] == [0.25, 0.25, 0.375, 0.5, 0.5]
+
+
 def test_the_shallowest_is_what_is_left_enough_for() -> None:
     made = replace(MADE, budget=600)
     assert [plan.shallowest(made, 0, 4, spent) for spent in (0, 100, 101, 599)] == [1, 1, 2, None]
