@@ -1,11 +1,10 @@
-"""Which of several trained networks is taken: by log loss and errors on validation, paired image by image.
+"""Which of several trained networks is taken: by log loss on validation, paired image by image.
 
-A few dozen validation images do not tell networks apart that differ by a little. So the best is not always taken: of
-those that are no worse than it beyond chance, the simplest is (the one-standard-error rule of Breiman et al. 1984).
-Errors count besides the loss, since a few answers that are wrong and sure make the losses' standard error large.
+A few dozen validation images do not tell networks apart that differ by a little. So the best is held against the
+probe, which is taken where it is no worse beyond chance (compare the one-standard-error rule of Breiman et al. 1984).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +20,10 @@ from transferline.model.linear_probe import Floats, Labels, log_losses, macro_f1
 from transferline.training.data import Behind, Splits
 from transferline.training.scores import MONITORS
 
-ERRORS = 1.0  # standard errors within which a difference counts as chance
+ERRORS = 0.5  # standard errors within which the probe is as good as what was fine-tuned
 WEIGHTS = (0.25, 0.5, 0.75, 1.0)  # of the fine-tuned weights, the rest being the probe's (WiSE-FT)
 
 Logits = npt.NDArray[np.float32]
-Judged = tuple[Floats, Floats]  # of each validation image the log loss, and 1 where it is predicted right, else 0
 _LOGITS = "validation logits"
 
 
@@ -86,36 +84,23 @@ def validation_logits(net: Classifier, splits: Splits, behind: Behind | None, ba
     return np.concatenate(parts)
 
 
-def by_chance(losses: Floats, best: Floats) -> bool:
-    """Whether losses [M] are no worse than the best ones beyond chance, image by image."""
+def by_chance(losses: Floats, best: Floats, errors: float = 1.0) -> bool:
+    """Whether losses [M] are higher than the best ones by no more than so many standard errors, image by image."""
     worse = losses - best
-    return bool(float(worse.mean()) <= ERRORS * float(worse.std()) / len(worse) ** 0.5)
+    return bool(float(worse.mean()) <= errors * float(worse.std()) / len(worse) ** 0.5)
 
 
-def as_good(one: Judged, best: Judged) -> bool:
-    """Whether neither the log loss nor the errors of `one` are higher than those of the best beyond chance."""
-    return by_chance(one[0], best[0]) and by_chance(best[1], one[1])
+def best_trial(trials: Sequence[FrozenTrial], objective: str) -> FrozenTrial:
+    """The trial of the best value; of equals, the most frozen.
 
-
-def simplest(
-    trials: Sequence[FrozenTrial], objective: str, labels: Labels, files: Callable[[int], Path]
-) -> FrozenTrial:
-    """The trial taken: of those that are no worse than the best beyond chance, the most frozen.
-
-    Trials that are judged by another objective than the loss have one figure each, and the best is taken.
+    The one-standard-error rule was measured here, too: on validation images held out from the choice, it cost log loss
+    and accuracy on each of five data sets, since trained blocks are worth more than a few dozen images can prove.
 
     Args:
         trials: that came to their end, one at least.
-        labels: of the validation images.
-        files: of what each left, by its number.
     """
-    if objective != "loss":
-        sign = 1 if MONITORS[objective][1] == "max" else -1
-        return max(trials, key=lambda trial: (sign * (trial.value or 0.0), trial.params["freeze_depth"]))
-    judged = {trial.number: log_losses(Tried.read(files(trial.number)).logits, labels) for trial in trials}
-    best = min(judged.values(), key=lambda one: float(one[0].mean()))
-    near = [trial for trial in trials if as_good(judged[trial.number], best)]
-    return min(near, key=lambda trial: (-trial.params["freeze_depth"], float(judged[trial.number][0].mean())))
+    sign = 1 if MONITORS[objective][1] == "max" else -1
+    return max(trials, key=lambda trial: (sign * (trial.value or 0.0), trial.params["freeze_depth"]))
 
 
 def interpolated(start: dict[str, Tensor], end: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
@@ -131,8 +116,8 @@ def choose(
 ) -> tuple[Logits, dict[str, Tensor], Choice]:
     """Of the probe, the fine-tuned network, and points between their weights, the one that validation decides for.
 
-    The best of the fine-tuned ones by log loss is held against the probe, which is taken where neither its loss nor its
-    errors are higher beyond chance.
+    The best of the fine-tuned ones by log loss is held against the probe, which is taken where it is no worse beyond
+    chance.
 
     Args:
         net: whose weights are changed.
@@ -147,19 +132,19 @@ def choose(
         states[weight] = interpolated(start.state, end.state, weight)
         net.load_state_dict(states[weight], strict=False)
         logits[weight] = end.logits if weight == 1 else validation_logits(net, splits, behind)
-    judged = {weight: log_losses(given, labels) for weight, given in logits.items()}
-    best = min(judged, key=lambda weight: float(judged[weight][0].mean()))
-    taken = 0.0 if as_good(judged[0.0], judged[best]) else best
-    candidates = [_candidate(weight, logits[weight], labels, judged[best][0]) for weight in logits]
+    losses = {weight: log_losses(given, labels)[0] for weight, given in logits.items()}
+    best = min(losses, key=lambda weight: float(losses[weight].mean()))
+    probe = best == 0 or by_chance(losses[0.0], losses[best], ERRORS)
+    taken = 0.0 if probe else best
+    candidates = [_candidate(weight, logits[weight], labels, losses[best]) for weight in logits]
     if taken:
         reason = (
-            "The fine-tuned weights have the lowest log loss on validation, and the probe's loss or errors are higher"
-            " beyond chance."
+            "The fine-tuned weights have the lowest log loss on validation, and the probe's is higher beyond chance."
         )
     elif best == 0:
         reason = "The probe has the lowest log loss on validation."
     else:
-        reason = "The probe's log loss and errors on validation are not higher beyond chance, and it is simpler."
+        reason = "The probe's log loss on validation is not higher than the lowest beyond chance, and it is simpler."
     return logits[taken], states[taken], Choice(candidates, _name(taken), reason, refit)
 
 

@@ -366,7 +366,7 @@ class Tuner:
         done = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
         if not done:
             raise _nothing_found(study)
-        taken = choice.simplest(done, self.config.objective, self.splits.val.labels, self._files)
+        taken = choice.best_trial(done, self.config.objective)
         self.winner = self._files(taken.number)
         found = {name: as_given(value, self.config.search, name) for name, value in taken.params.items()}
         named = {name: found.pop(name) for name in Space.model_fields}
