@@ -94,7 +94,7 @@ def best_trial(trials: Sequence[FrozenTrial], objective: str) -> FrozenTrial:
     """The trial of the best value; of equals, the most frozen.
 
     The one-standard-error rule was measured here, too: on validation images held out from the choice, it cost log loss
-    and accuracy on each of five data sets, since trained blocks are worth more than a few dozen images can prove.
+    and accuracy on each of six data sets, since trained blocks are worth more than a few dozen images can prove.
 
     Args:
         trials: that came to their end, one at least.
