@@ -46,6 +46,14 @@ def test_the_rule_allows_more_for_more_images_but_no_less_for_very_few(net: Clas
     assert few.refit_budget == least.refit_budget == more.refit_budget / 2
 
 
+def test_a_third_of_the_blocks_frozen_leaves_room_for_the_refit_of_the_sample() -> None:
+    train, val = 1400, 300
+    made = plan.by_rule(menu.make("efficientnet_lite0", 224), Tune(), Finetune(), train)
+    third = (len(made.costs) - 1) // 3
+    assert plan.refits(made, Finetune(), third, train + val)
+    assert not plan.refits(made, Finetune(), 0, train + val)
+
+
 def test_a_trial_costs_less_the_more_is_frozen(net: Classifier) -> None:
     made = plan.by_rule(net, Tune(trials=7), Finetune(epochs=4), 100)
     costs = [made.cost(depth) for depth in range(5)]
