@@ -19,7 +19,9 @@ from transferline.tuning import LEAST_IMAGES, REFIT_PASSES, SEARCH_PASSES, Tune
 
 MOST_TRIALS = 12  # by rule: TPE needs some, and further ones chase the noise of few validation images
 CACHED = 0.1  # share of the backbone's work from which on what its first blocks give is worth keeping
-AFTER_TUNE = 75.0  # seconds of the later stages without their training: start, evaluation, export, registration
+# What the later stages take without their training, found on the benchmark's data sets: so many seconds to start, write
+# and export; and for each validation image, of which test has about as many, as long as so many training steps on one.
+AFTER_TUNE, ANSWERS = 80.0, 2.0
 TRIAL = 2.0  # seconds of a trial in addition to its steps
 STEPS = 4  # timed at each depth, after one that warms up
 
@@ -54,24 +56,37 @@ def by_rule(net: Classifier, config: Tune, finetune: Finetune, images: int) -> P
 
 
 def by_clock(
-    config: Tune, finetune: Finetune, images: int, *, seconds: Callable[[int], float], blocks: int, spent: float
+    config: Tune,
+    finetune: Finetune,
+    images: int,
+    validation: int,
+    *,
+    seconds: Callable[[int], float],
+    blocks: int,
+    spent: float,
 ) -> Plan:
-    """The plan for `tune.minutes`: 60 % of the time is for trials, the rest for the refit.
+    """The plan for `tune.minutes`.
+
+    For the refit there is the time that it takes with a third of the blocks frozen, but 40 % at most; for trials the
+    rest.
 
     Epochs are as many as let a trial with half of the blocks frozen take a third of the time, and no more than twice as
     many as by rule.
 
     Args:
+        images: to train on.
+        validation: images of it.
         seconds: of training on one image, by freeze depth.
         blocks: of the backbone.
         spent: seconds since tune began.
     """
     assert config.minutes is not None
     costs = [seconds(depth) for depth in range(blocks + 1)]
-    left = max(60 * config.minutes - spent - AFTER_TUNE, 10.0)
+    left = max(60 * config.minutes - spent - AFTER_TUNE - ANSWERS * validation * costs[0], 10.0)
     epochs, half = _epochs(finetune, images), images * costs[-(-blocks // 2)]
     if finetune.epochs == "auto":
         epochs = min(max(int(left / 3 / half), 1), 2 * epochs)
+    refit = min(epochs * (images + validation) * costs[blocks // 3], 0.4 * left)
     return Plan(
         unit="seconds",
         images=images,
@@ -79,9 +94,9 @@ def by_clock(
         costs=costs,
         overhead=TRIAL,
         trials=None,
-        budget=0.6 * left,
+        budget=left - refit,
         first=[],
-        refit_budget=0.4 * left,
+        refit_budget=refit,
     )
 
 
@@ -120,7 +135,7 @@ def with_first(plan: Plan, config: Tune, suggested: int) -> Plan:
 def gentle(images: int) -> float:
     """The share of `tune.start.lr` for trials that freeze half of the blocks or more: few images ask for a low rate.
 
-    A quarter for up to 400 training images, half from 800 on.
+    A quarter for up to 400 training images, half from 800 on: found on validation images of the benchmark's data sets.
     """
     return min(max(images / 1600, 1 / 4), 1 / 2)
 

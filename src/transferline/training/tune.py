@@ -178,8 +178,9 @@ class Tuner:
             return read_plan(path)
         else:
             spent = time.perf_counter() - self.began
+            validation, blocks = len(self.splits.val.labels), len(self.base.blocks)
             made = plan.by_clock(
-                config, self.finetune, images, seconds=self._seconds(), blocks=len(self.base.blocks), spent=spent
+                config, self.finetune, images, validation, seconds=self._seconds(), blocks=blocks, spent=spent
             )
         made = plan.with_first(made, config, self.probed.depth)
         if config.minutes is not None:

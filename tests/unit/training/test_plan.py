@@ -113,17 +113,25 @@ def test_training_once_more_is_done_where_it_is_not_much_work_unless_one_says() 
     assert not plan.refits(made, Finetune(refit=False), 4, 1)
 
 
-def clocked(half: float, finetune: Finetune | None = None, *, images: int = 100, spent: float = 25.0) -> Plan:
+def clocked(half: float, finetune: Finetune | None = None, *, validation: int = 0, spent: float = 20.0) -> Plan:
     """Ten minutes, of which 500 seconds are left; `half` seconds an image where half of five blocks are frozen."""
-    config, seconds = Tune(minutes=10), [9 * half, 8 * half, 7 * half, half, half / 2, half / 4]
-    return plan.by_clock(config, finetune or Finetune(), images, seconds=seconds.__getitem__, blocks=5, spent=spent)
+    config, costs = Tune(minutes=10), [9 * half, 8 * half, 7 * half, half, half / 2, half / 4]
+    given, seconds = finetune or Finetune(), costs.__getitem__
+    return plan.by_clock(config, given, 100, validation, seconds=seconds, blocks=5, spent=spent)
 
 
 def test_by_the_clock_trials_and_the_last_training_share_what_is_left() -> None:
     made = clocked(0.1)
     assert (made.unit, made.costs[3], made.overhead) == ("seconds", 0.1, plan.TRIAL)
     assert (made.budget, made.refit_budget) == (pytest.approx(300), pytest.approx(200))
+    short = clocked(0.01)  # 100 images, 0.08 seconds each with a third of the blocks frozen
+    assert short.refit_budget == pytest.approx(8 * short.epochs)
+    assert short.budget == pytest.approx(500 - 8 * short.epochs)
+    assert plan.refits(short, Finetune(), 1, 100)
+    assert not plan.refits(short, Finetune(), 0, 100)
     assert clocked(0.1, spent=10**6).budget > 0
+    answered = clocked(0.1, validation=100)  # 100 images, the time of two steps each, 0.9 seconds a step
+    assert answered.budget + answered.refit_budget == pytest.approx(500 - 180)
 
 
 def test_by_the_clock_epochs_are_fewer_where_they_are_slow() -> None:
