@@ -103,7 +103,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     artifacts.write_json(root / "arrays" / "classes.json", CLASSES)
     artifacts.write_best(Best(1e-3, 32, 3, 0.9, "study", "run", {"ema": 0.99}), root / "best.json")
     artifacts.write_held_out(np.arange(18, dtype=np.float32).reshape(6, 3), root / "held_out.npy")
-    candidates = [Candidate("probe", 0.0, 0.5, 0.8, 0.7, 0.1, 0.05), Candidate("blau", 1.0, 0.4, 0.9, 0.8, 0.0, 0.0)]
+    candidates = [Candidate("probe", 0.5, 0.8, 0.7, 0.1, 0.05), Candidate("blau", 0.4, 0.9, 0.8, 0.0, 0.0)]
     artifacts.write_choice(Choice(candidates, "blau", "Its loss is lower.", refit=True), root / "choice.json")
     figures = {"macro_f1": 0.9, "ece_calibrated": 0.1, "temperature": 1.5, "thresholds": {"blau": 0.5}}
     artifacts.write_json(root / "metrics.json", figures)

@@ -124,7 +124,7 @@ def write_report(folder: Path, outcome: Outcome) -> Page:
     test = Arrays(np.zeros((count, 1, 8, 8, 3), np.uint8), outcome.labels, paths, classes)
     card = ModelCard("resnet18", classes, 224, "pad", [0.5] * 3, [0.2] * 3, 0.25)
     best = Best(0.001, 48, 3, 0.9, study="", run_id="", choices={"<script>": "<script>"})
-    choice = Choice([Candidate("<b>probe</b>", 0.0, 0.5, 0.8, 0.7, 0.1, 0.05)], "<b>probe</b>", "<script>", refit=True)
+    choice = Choice([Candidate("<b>probe</b>", 0.5, 0.8, 0.7, 0.1, 0.05)], "<b>probe</b>", "<script>", refit=True)
     splits: dict[SplitName, Arrays] = {"train": test, "val": test, "test": test}
     noise = np.random.default_rng(1).normal(size=(count, len(classes)))
     scores = metrics.evaluate(outcome, bins=10, resamples=5, seed=1)

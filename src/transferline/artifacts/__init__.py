@@ -46,6 +46,8 @@ from transferline.artifacts.paths import (
     project_root,
 )
 from transferline.artifacts.records import (
+    FINE_TUNED,
+    LINEAR_PROBE,
     Best,
     Candidate,
     Choice,
@@ -89,9 +91,11 @@ __all__ = [
     "CHOICE",
     "COMPARED",
     "FINETUNED",
+    "FINE_TUNED",
     "HEAD",
     "HELD_OUT",
     "LEAKAGE",
+    "LINEAR_PROBE",
     "LR_FOUND",
     "MANIFEST",
     "METRICS",

@@ -49,18 +49,20 @@ def read_best(path: Path = BEST) -> Best:
     return best
 
 
+LINEAR_PROBE, FINE_TUNED = "linear probe", "fine-tuned"
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A model that finetune could choose, judged on validation.
 
     Attributes:
-        weight: 0 is the linear probe, 1 the fine-tuned model; between them lie interpolated weights (WiSE-FT).
+        name: LINEAR_PROBE or FINE_TUNED.
         difference: of `val_loss` to that of the best candidate, paired image by image.
         standard_error: of `difference`.
     """
 
     name: str
-    weight: float
     val_loss: float
     val_accuracy: float
     val_macro_f1: float

@@ -6,7 +6,7 @@ from typing import Any
 
 from sklearn.metrics import accuracy_score, f1_score
 
-from transferline.artifacts import Arrays, Choice, SplitName
+from transferline.artifacts import LINEAR_PROBE, Arrays, Choice, SplitName
 from transferline.evaluation import paired
 from transferline.evaluation.bootstrap import bootstrap_intervals
 from transferline.evaluation.calibration import Logits, calibrate, softmax
@@ -60,7 +60,7 @@ def verdict(gain: Mapping[str, Mapping[str, float]], choice: Choice) -> str:
     """One sentence on whether fine-tuning was worth it, from `gain` of metrics.json and what finetune chose."""
     difference, low, high = (gain["macro_f1"][name] for name in ("difference", "low", "high"))
     interval = f"(95 % interval {low:.3f} to {high:.3f})"
-    if choice.candidate.weight == 0:
+    if choice.chosen == LINEAR_PROBE:
         return f"Fine-tuning was not worth it: on validation it was no better than {PROBE}, which was chosen."
     if low > 0:
         return f"Fine-tuning gained {difference:.3f} macro-F1 over {PROBE} {interval}."

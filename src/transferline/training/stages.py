@@ -120,9 +120,9 @@ def finetune(
 ) -> tuple[History, Choice]:
     """From models/head/, everything above the tuned freeze depth, or all, written to models/finetuned/.
 
-    Fine-tuned on train by tune's best trial, or here where there was none; then the linear probe, the fine-tuned
-    weights and points between them are compared on validation; then, where `plan.refit`, what was chosen is trained on
-    train and validation together. The logits of validation from before that are kept, for temperature and thresholds.
+    Fine-tuned on train by tune's best trial, or here where there was none; then the linear probe and the fine-tuned
+    network are compared on validation; then, where `plan.refit`, what was chosen is trained on train and validation
+    together. The logits of validation from before that are kept, for temperature and thresholds.
 
     `resume` as in `fit`.
     """
@@ -141,14 +141,13 @@ def finetune(
         history = _fit(net, splits, behind, config, label="finetune", resume=resume, **options)
         end = Tried.of(net, choice.validation_logits(net, splits, behind))
 
-    logits, state, made = choice.choose(net, splits, behind, start, end, refit=plan.refit)
-    net.load_state_dict(shipped if plan.refit else state, strict=False)
+    taken, made = choice.choose(start, end, splits.val.labels, refit=plan.refit)
+    net.load_state_dict(shipped if plan.refit else taken.state, strict=False)
     if plan.refit:
-        weight = made.candidate.weight
-        history = _refit(net, splits, behind, config, weight=weight, resume=resume, **options) if weight else History()
+        history = _refit(net, splits, behind, config, resume=resume, **options) if taken is end else History()
     _write(net, card, history, FINETUNED)
     write_choice(made)
-    write_held_out(logits)
+    write_held_out(taken.logits)
     return history, made
 
 
@@ -158,19 +157,15 @@ def _refit(
     behind: Behind | None,
     config: Finetune,
     *,
-    weight: float,
     recorder: Recorder,
     resume: Path | None,
     **options: Any,
 ) -> History:
-    """Train on train and validation together, from the probe that was fitted on both, and interpolate as was chosen."""
-    probe = {key: value.clone() for key, value in net.state_dict().items()}
+    """Train on train and validation together, from the probe that was fitted on both."""
     together, folder = splits._replace(joined=True), resume / "refit" if resume else None
     label = "finetune: on train and validation"
     with recorder.child("on train and validation", {"images": len(together.labels)}) as run:
-        history = _fit(net, together, behind, config, label=label, resume=folder, recorder=run, **options)
-    net.load_state_dict(choice.interpolated(probe, net.state_dict(), weight))
-    return history
+        return _fit(net, together, behind, config, label=label, resume=folder, recorder=run, **options)
 
 
 def adapt(

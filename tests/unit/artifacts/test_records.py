@@ -14,10 +14,10 @@ from transferline.sections import Head
 BEST = Best(lr=1e-3, batch_size=32, freeze_depth=0, value=0.98, study="study-1", run_id="abc")
 CHOICE = Choice(
     candidates=[
-        Candidate("probe", 0.0, 0.5, 0.8, 0.75, 0.1, 0.03),
-        Candidate("halfway", 0.5, 0.4, 0.9, 0.85, 0.0, 0.0),
+        Candidate("probe", 0.5, 0.8, 0.75, 0.1, 0.03),
+        Candidate("tuned", 0.4, 0.9, 0.85, 0.0, 0.0),
     ],
-    chosen="halfway",
+    chosen="tuned",
     reason="Its loss is 0.1 lower, more than one standard error (0.03).",
     refit=True,
 )
@@ -77,7 +77,7 @@ def test_best_out_of_range_names_key_and_value(tmp_path: Path, key: str, value: 
 def test_choice_comes_back(tmp_path: Path) -> None:
     artifacts.write_choice(CHOICE, tmp_path / "choice.json")
     assert artifacts.read_choice(tmp_path / "choice.json") == CHOICE
-    assert CHOICE.candidate.weight == 0.5
+    assert CHOICE.candidate.val_loss == 0.4
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_choice_comes_back(tmp_path: Path) -> None:
         ({"refit": "yes"}, "refit: 'yes' is out of range"),
         ({"candidates": [{"name": "probe"}]}, "does not fit: .*missing"),
         ({"candidates": None}, "does not fit: "),
-        ({"candidates": [asdict(CHOICE.candidates[1]) | {"weight": "half"}]}, "candidates.0.weight: 'half' is out of"),
+        ({"candidates": [asdict(CHOICE.candidates[1]) | {"val_loss": "low"}]}, "candidates.0.val_loss: 'low' is out"),
     ],
 )
 def test_a_choice_that_does_not_fit_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

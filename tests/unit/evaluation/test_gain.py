@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from transferline.artifacts import Arrays, Candidate, Choice
+from transferline.artifacts import FINE_TUNED, LINEAR_PROBE, Arrays, Candidate, Choice
 from transferline.evaluation import gain, paired
 from transferline.evaluation.calibration import calibrate
 
@@ -87,8 +87,8 @@ def test_the_probe_itself_gains_nothing() -> None:
         assert one == {"difference": 0, "low": 0, "high": 0}
 
 
-CANDIDATES = [Candidate("probe", 0.0, 0.5, 0.8, 0.7, 0.0, 0.0), Candidate("tuned", 1.0, 0.6, 0.7, 0.6, 0.1, 0.2)]
-TUNED = Choice(CANDIDATES, "tuned", "It is better.", refit=False)
+CANDIDATES = [Candidate(LINEAR_PROBE, 0.5, 0.8, 0.7, 0.0, 0.0), Candidate(FINE_TUNED, 0.6, 0.7, 0.6, 0.1, 0.2)]
+TUNED = Choice(CANDIDATES, FINE_TUNED, "It is better.", refit=False)
 
 
 def measured(difference: float, low: float, high: float) -> dict[str, dict[str, float]]:
@@ -110,6 +110,6 @@ def test_the_verdict_says_gained_lost_or_no_difference(found: tuple[float, float
 
 
 def test_where_the_probe_was_chosen_nothing_is_claimed_for_fine_tuning() -> None:
-    chosen = Choice(CANDIDATES, "probe", "It is simpler.", refit=True)
+    chosen = Choice(CANDIDATES, LINEAR_PROBE, "It is simpler.", refit=True)
     assert "was not worth it" in gain.verdict(measured(0.06, 0.02, 0.1), chosen)
     assert "gained 0.060" in gain.verdict(measured(0.06, 0.02, 0.1), TUNED)

@@ -56,8 +56,8 @@ GAIN = {
 }
 CHOICE = Choice(
     [
-        Candidate("linear probe", 0.0, 0.51, 0.8, 0.75, 0.2, 0.05),
-        Candidate("fine-tuned", 1.0, 0.31, 0.9, 0.87, 0.0, 0.0),
+        Candidate("linear probe", 0.51, 0.8, 0.75, 0.2, 0.05),
+        Candidate("fine-tuned", 0.31, 0.9, 0.87, 0.0, 0.0),
     ],
     chosen="fine-tuned",
     reason="It is the best by four standard errors.",
@@ -169,7 +169,7 @@ def test_what_finetune_chose_is_shown_with_its_reason(source, outcome, tmp_path)
     text = Page(source).text
     assert "On validation finetune chose fine-tuned . It is the best by four standard errors." in text
     assert "fitted again, on train and validation together" in text
-    assert "linear probe 0.0 0.5100 0.8000 0.7500 +0.2000 (0.0500)" in text
+    assert "linear probe 0.5100 0.8000 0.7500 +0.2000 (0.0500)" in text
     assert "fitted again" not in Page(write(tmp_path / "once", outcome, choice=replace(CHOICE, refit=False))).text
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from tests.conftest import ListRecorder
 from tests.unit.training.conftest import probed
-from transferline.artifacts import FINETUNED, HEAD, WINNER, Best, Candidate, Choice, Plan
+from transferline.artifacts import FINE_TUNED, FINETUNED, HEAD, WINNER, Best, Candidate, Choice, Plan
 from transferline.errors import UserError
 from transferline.fitting import Finetune, Train
 from transferline.model import classifier
@@ -73,10 +73,10 @@ def plan(epochs: Any) -> Plan:
 
 @pytest.fixture(autouse=True)
 def always_fine_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
-    candidate = Candidate("fine-tuned", 1.0, 0.1, 1.0, 1.0, 0.0, 0.0)
+    candidate = Candidate(FINE_TUNED, 0.1, 1.0, 1.0, 0.0, 0.0)
 
-    def choose(_: Any, __: Any, ___: Any, ____: Any, end: Tried, *, refit: bool) -> Any:
-        return end.logits, end.state, Choice([candidate], "fine-tuned", "It is.", refit)
+    def choose(_: Tried, end: Tried, __: Any, *, refit: bool) -> tuple[Tried, Choice]:
+        return end, Choice([candidate], FINE_TUNED, "It is.", refit)
 
     monkeypatch.setattr(stages.choice, "choose", choose)
 
