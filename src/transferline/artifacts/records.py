@@ -49,6 +49,7 @@ def read_best(path: Path = BEST) -> Best:
     return best
 
 
+# finetune writes these names; evaluate looks for the probe's.
 LINEAR_PROBE, FINE_TUNED = "linear probe", "fine-tuned"
 
 

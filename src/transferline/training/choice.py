@@ -114,7 +114,10 @@ def choose(start: Tried, end: Tried, labels: Labels, *, refit: bool) -> tuple[Tr
         start: the probe as a network, before fine-tuning.
         end: after it.
         labels: of the validation images, as in Arrays.
-        refit: said in the answer.
+        refit: whether `end` will be fitted once more, on train and validation: written into the choice.
+
+    Returns:
+        `start` or `end`, and what each scores on validation, which of them was taken and why.
     """
     before, after = (log_losses(tried.logits, labels)[0] for tried in (start, end))
     best = min(before, after, key=np.mean)

@@ -75,7 +75,7 @@ def by_clock(
 
     Args:
         images: to train on.
-        validation: images of it.
+        validation: images of validation; evaluate and export answer for about as many of test.
         seconds: of training on one image, by freeze depth.
         blocks: of the backbone.
         spent: seconds since tune began.
