@@ -102,14 +102,13 @@ class Sides:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         self.calls: list[str] = []
-        self.recipe, self.manifest = "recipe", "manifest"
+        self.recipe, self.manifest, self.seconds = "recipe", "manifest", 60.0
         project = type("Project", (), {"root": tmp_path / "lines" / "project"})
-        line = {"manifest": "manifest", "seconds": 1.0}
         monkeypatch.setattr(suite.lineage, "state_key", lambda: self.recipe)
         for name, result in {
             "lay_out": project,
             "repro": None,
-            "line": line,
+            "line": {},
             "fastai": {"epochs": 1},
             "probes": {"probe_last": {"C": 1.0}, "probe_all": {"C": 2.0}},
         }.items():
@@ -119,7 +118,7 @@ class Sides:
         self.calls.append(name)
         if name == "lay_out":
             result.root.mkdir(parents=True)
-        return result | {"manifest": self.manifest} if name == "line" else result
+        return {"manifest": self.manifest, "seconds": self.seconds} if name == "line" else result
 
 
 SIDES = ["fastai", "probe_last", "probe_all"]
@@ -151,15 +150,26 @@ def test_a_benchmark_that_was_stopped_runs_what_is_missing(sides: Sides, tmp_pat
     assert sides.calls == ["lay_out", "repro", "fastai"]
 
 
-def test_another_recipe_keeps_the_probes_of_the_same_split(sides: Sides, tmp_path: Path) -> None:
+def test_another_recipe_keeps_the_other_sides_of_the_same_split(sides: Sides, tmp_path: Path) -> None:
     finish(tmp_path)
     sides.recipe = "another"
     sides.calls.clear()
     finish(tmp_path)
-    assert sides.calls == ["lay_out", "line", "fastai"]
+    assert sides.calls == ["lay_out", "line"]
     sides.recipe, sides.manifest = "a third", "another split"
     finish(tmp_path)
-    assert sides.calls[3:] == ["lay_out", "line", "fastai", "probes"]
+    assert sides.calls[2:] == ["lay_out", "line", "fastai", "probes"]
+
+
+@pytest.mark.parametrize(("seconds", "calls"), [(59.0, []), (61.0, ["fastai"])])
+def test_fastai_is_given_no_less_time_than_the_line_takes(
+    sides: Sides, tmp_path: Path, seconds: float, calls: list[str]
+) -> None:
+    finish(tmp_path)
+    sides.recipe, sides.seconds = "another", seconds
+    sides.calls.clear()
+    assert finish(tmp_path)["fastai"]["granted"] == max(seconds, 60.0)
+    assert sides.calls == ["lay_out", "line", *calls]
 
 
 def test_other_defaults_are_another_recipe(sides: Sides, tmp_path: Path) -> None:
@@ -174,7 +184,7 @@ def test_other_defaults_are_another_recipe(sides: Sides, tmp_path: Path) -> None
     sides.calls.clear()
     case = suite_sides.Case("set", 42, None, {"finetune": {"refit": False}})
     suite.finish(case, tmp_path, tmp_path / "records", SIDES, again=False)
-    assert sides.calls == ["lay_out", "line", "fastai"]
+    assert sides.calls == ["lay_out", "line"]
 
 
 def test_stages_are_timed_from_the_output_of_dvc_and_restored_ones_are_told_apart() -> None:
