@@ -11,9 +11,9 @@ FOLDER holds data sets, each a folder of class folders; the embedded sample is o
 - fastai, for the first seed: `fine_tune` with the same weights, which may train as long as the whole line took.
 
 What is done is kept in `--records`, image by image, and not repeated while parameters and code are the same, so a
-benchmark that was stopped goes on where it was. The other sides are kept as long as prepare gives the same manifest,
-fastai's unless the line now takes longer than fastai was given. Run nothing else meanwhile: the minutes are part of the
-result. `--set` changes a default, to see what it is worth.
+benchmark that was stopped goes on where it was. The other sides are kept as long as prepare gives the same manifest
+and the backbone is the same, fastai's unless the line now takes longer than fastai was given. Run nothing else
+meanwhile: the minutes are part of the result. `--set` changes a default, to see what it is worth.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from ruamel.yaml import YAML
 
 from benchmarks import suite_report, suite_sides
 from benchmarks.suite_sides import Case, Record
-from transferline import errors
+from transferline import config, errors
 from transferline.artifacts import read_json, write_json
 from transferline.errors import UserError
 from transferline.tracking import lineage
@@ -72,7 +72,9 @@ def finish(case: Case, work: Path, kept: Path, sides: Sequence[str], again: bool
     if line is None:
         project = suite_sides.lay_out(case, work)
         line = store.write("line", recipe, suite_sides.line(project, journal, again))
-    found = {side: None if again else store.read(side, line["manifest"]) for side in sides}
+    model = config.load("model").model  # of which the other sides are, too
+    key = f"{line['manifest']} {model.backbone} {model.weights}"
+    found = {side: None if again else store.read(side, key) for side in sides}
     if (fastai := found.get("fastai")) and fastai["granted"] < line["seconds"]:
         found["fastai"] = None
     missing = [side for side, record in found.items() if record is None]
@@ -82,10 +84,10 @@ def finish(case: Case, work: Path, kept: Path, sides: Sequence[str], again: bool
             suite_sides.repro(project, journal, "augment")
         if "fastai" in missing:
             record = suite_sides.fastai(project, case, line["seconds"]) | {"granted": line["seconds"]}
-            found["fastai"] = store.write("fastai", line["manifest"], record)
+            found["fastai"] = store.write("fastai", key, record)
         if set(missing) & set(suite_report.PROBES):
             for side, record in suite_sides.probes(project, case.seed).items():
-                found[side] = store.write(side, line["manifest"], record)
+                found[side] = store.write(side, key, record)
     if project:
         shutil.rmtree(project.root.parent)
     return {"line": line} | {side: record for side, record in found.items() if record}

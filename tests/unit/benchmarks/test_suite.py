@@ -161,6 +161,17 @@ def test_another_recipe_keeps_the_other_sides_of_the_same_split(sides: Sides, tm
     assert sides.calls[2:] == ["lay_out", "line", "fastai", "probes"]
 
 
+def test_another_backbone_makes_every_side_anew(sides: Sides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish(tmp_path)
+    other = suite.config.load("model")
+    other.model = other.model.model_copy(update={"backbone": "resnet18"})
+    monkeypatch.setattr(suite.config, "load", lambda *_: other)
+    sides.recipe = "another"
+    sides.calls.clear()
+    finish(tmp_path)
+    assert sides.calls == ["lay_out", "line", "fastai", "probes"]
+
+
 @pytest.mark.parametrize(("seconds", "calls"), [(59.0, []), (61.0, ["fastai"])])
 def test_fastai_is_given_no_less_time_than_the_line_takes(
     sides: Sides, tmp_path: Path, seconds: float, calls: list[str]
